@@ -1,0 +1,1 @@
+//! Room `app`: see the map in `lib.rs`.

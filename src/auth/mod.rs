@@ -1,0 +1,1 @@
+//! Room `auth`: see the map in `lib.rs`.

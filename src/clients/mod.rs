@@ -1,0 +1,1 @@
+//! Room `clients`: see the map in `lib.rs`.

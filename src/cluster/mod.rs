@@ -1,0 +1,1 @@
+//! Room `cluster`: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! Room `health`: see the map in `lib.rs`.

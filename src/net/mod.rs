@@ -1,0 +1,1 @@
+//! Room `net`: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! Room `observe`: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! Room `pool`: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! Room `protocol`: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! Room `route`: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! Room `server`: see the map in `lib.rs`.

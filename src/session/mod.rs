@@ -1,0 +1,1 @@
+//! Room `session`: see the map in `lib.rs`.

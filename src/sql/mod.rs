@@ -1,0 +1,1 @@
+//! Room `sql`: see the map in `lib.rs`.
