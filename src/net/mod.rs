@@ -1,1 +1,9 @@
-//! Room `net`: see the map in `lib.rs`.
+//! Sockets: streams of bytes in and out, connecting, TLS. No protocol logic.
+
+pub mod connect;
+pub mod framed;
+pub mod listen;
+pub mod stream;
+
+pub use framed::Wire;
+pub use stream::Stream;

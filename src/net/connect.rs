@@ -1,0 +1,40 @@
+//! Connecting to a server: TCP by name or address, or a unix socket.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+
+use super::stream::Socket;
+
+/// Opens a connection to `host:port`; a host that begins with `/` is the directory of a unix socket.
+///
+/// All addresses of a name are tried in order. The caller bounds the time.
+pub async fn connect(host: &str, port: u16) -> io::Result<Socket> {
+    if host.starts_with('/') {
+        let path = format!("{host}/.s.PGSQL.{port}");
+        return UnixStream::connect(path).await.map(Socket::Unix);
+    }
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "name resolves to no address");
+    for address in lookup_host((host, port)).await? {
+        match TcpStream::connect(address).await {
+            Ok(socket) => {
+                tune(&socket)?;
+                return Ok(Socket::Tcp(socket));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// No Nagle, and keepalives so that a peer that vanished is noticed within two minutes.
+pub fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}

@@ -1,0 +1,168 @@
+//! A stream with the bytes read from it and the bytes still to be written to it.
+//!
+//! Buffers exist only while there is something in them: an idle client costs no buffer. A read that
+//! fills its space makes the next one larger, so bulk results take few system calls.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use super::stream::Stream;
+
+/// First read size: a small query or answer fits.
+const READ_MIN: usize = 8 * 1024;
+/// Largest read: more brings nothing on loopback or a LAN.
+const READ_MAX: usize = 128 * 1024;
+
+/// A stream and its two buffers.
+#[derive(Debug)]
+pub struct Wire {
+    stream: Stream,
+    /// Bytes read and not yet consumed.
+    pub inbox: BytesMut,
+    /// Bytes to be written.
+    pub outbox: BytesMut,
+    read_size: usize,
+    unflushed: bool,
+    /// Bytes read from the socket so far.
+    pub received: u64,
+    /// Bytes written to the socket so far.
+    pub sent: u64,
+}
+
+impl Wire {
+    /// Wraps a stream; no buffer is allocated yet.
+    pub fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            inbox: BytesMut::new(),
+            outbox: BytesMut::new(),
+            read_size: READ_MIN,
+            unflushed: false,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Takes the stream back (to put TLS around it); what was buffered is lost.
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    /// Reads once into `inbox`; `Ok(0)` is the end of the stream.
+    ///
+    /// # Cancel safety
+    /// A read that did not happen took nothing from the socket.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.inbox.is_empty() && self.inbox.capacity() == 0 {
+            // Wait for readiness without holding a buffer.
+            ready!(self.stream.poll_read_ready(cx))?;
+        }
+        let spare = self.inbox.capacity() - self.inbox.len();
+        if spare < self.read_size {
+            self.inbox.reserve(self.read_size);
+        }
+        let space = self.inbox.capacity() - self.inbox.len();
+        let result = pin!(self.stream.read_buf(&mut self.inbox)).poll(cx);
+        match result {
+            Poll::Pending => {
+                if self.inbox.is_empty() && !self.stream.is_tls() {
+                    self.inbox = BytesMut::new();
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Ok(count)) => {
+                self.received += count as u64;
+                if count == space {
+                    self.read_size = (self.read_size * 2).min(READ_MAX);
+                } else if count < self.read_size / 4 {
+                    self.read_size = (self.read_size / 2).max(READ_MIN);
+                }
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Reads once into `inbox`; an end of stream is an error here.
+    ///
+    /// # Cancel safety
+    /// As [`Wire::poll_fill`].
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        match poll_fn(|cx| self.poll_fill(cx)).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
+    }
+
+    /// Writes as much of `outbox` as the socket takes; ready when all is written and flushed.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbox.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outbox))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.wrote(count);
+            self.outbox.advance(count);
+        }
+        self.poll_flush_stream(cx)
+    }
+
+    /// Writes from `bytes` (the outbox must be empty); says how many were taken.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        debug_assert!(self.outbox.is_empty());
+        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        if count == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.wrote(count);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Pushes out what TLS still holds; free for plain sockets.
+    pub fn poll_flush_stream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes all of `outbox`.
+    ///
+    /// # Cancel safety
+    /// What was not written stays in `outbox`.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Says good-bye on the stream (TLS close_notify, FIN); errors do not matter any more.
+    pub async fn shutdown(&mut self) {
+        let _ = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
+    }
+
+    /// Gives back buffers that hold nothing.
+    pub fn release_buffers(&mut self) {
+        if self.inbox.is_empty() {
+            self.inbox = BytesMut::new();
+            self.read_size = READ_MIN;
+        }
+        if self.outbox.is_empty() {
+            self.outbox = BytesMut::new();
+        }
+    }
+
+    fn wrote(&mut self, count: usize) {
+        self.sent += count as u64;
+        self.unflushed = self.stream.is_tls();
+    }
+}

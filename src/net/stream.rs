@@ -1,0 +1,129 @@
+//! One byte stream, whatever carries it: TCP, a unix socket, or TLS over either.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A socket without TLS.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix domain.
+    Unix(UnixStream),
+}
+
+/// A socket, perhaps with TLS around it.
+#[derive(Debug)]
+pub enum Stream {
+    /// As it is.
+    Plain(Socket),
+    /// TLS, we are the server (clients connect to us).
+    TlsAccepted(Box<tokio_rustls::server::TlsStream<Socket>>),
+    /// TLS, we are the client (we connect to servers).
+    TlsConnected(Box<tokio_rustls::client::TlsStream<Socket>>),
+}
+
+impl Stream {
+    /// Whether TLS protects it.
+    pub fn is_tls(&self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+
+    /// The TLS version and cipher, for the console.
+    pub fn tls_description(&self) -> Option<String> {
+        let common: &rustls::CommonState = match self {
+            Self::Plain(_) => return None,
+            Self::TlsAccepted(stream) => stream.get_ref().1,
+            Self::TlsConnected(stream) => stream.get_ref().1,
+        };
+        let version = match common.protocol_version()? {
+            rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            _ => "TLS",
+        };
+        let suite = common.negotiated_cipher_suite().map(|s| format!("{:?}", s.suite()))?;
+        Some(format!("{version}/{suite}"))
+    }
+
+    /// Ready when a read may give something; a hint, so that no buffer need be held while waiting.
+    /// TLS streams are always "ready": their own buffers decide.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(Socket::Tcp(socket)) => socket.poll_read_ready(cx),
+            Self::Plain(Socket::Unix(socket)) => socket.poll_read_ready(cx),
+            Self::TlsAccepted(_) | Self::TlsConnected(_) => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::TlsAccepted(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::TlsConnected(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::TlsAccepted(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::TlsConnected(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::TlsAccepted(stream) => Pin::new(stream).poll_flush(cx),
+            Self::TlsConnected(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::TlsAccepted(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::TlsConnected(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
