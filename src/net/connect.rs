@@ -33,7 +33,7 @@ pub async fn connect(host: &str, port: u16) -> io::Result<Socket> {
 pub fn tune(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
+        .with_time(Duration::from_mins(1))
         .with_interval(Duration::from_secs(15))
         .with_retries(4);
     SockRef::from(socket).set_tcp_keepalive(&keepalive)

@@ -1,0 +1,284 @@
+//! One client, as others see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Waker};
+use std::time::{Instant, SystemTime};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use super::ClientId;
+use super::cancel::{CancelKey, CancelTarget, ServerIdentity};
+
+/// What never changes about a client.
+#[derive(Clone, Debug)]
+pub struct ClientInfo {
+    /// User it logged in as.
+    pub user: String,
+    /// Database it asked for.
+    pub database: String,
+    /// Its address; empty for unix sockets.
+    pub address: String,
+    /// Its port; 0 for unix sockets.
+    pub port: u16,
+    /// Our address that it connected to.
+    pub local_address: String,
+    /// Our port.
+    pub local_port: u16,
+    /// TLS version and cipher.
+    pub tls: Option<String>,
+    /// `application_name` at startup.
+    pub application_name: String,
+    /// When it logged in.
+    pub connected_at: SystemTime,
+}
+
+/// What a client does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing.
+    Idle,
+    /// Waits for a server connection.
+    Waiting,
+    /// Holds a server connection.
+    Active,
+}
+
+/// What others may tell a session. Later ones are stronger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Order {
+    /// Go on.
+    None = 0,
+    /// Close when no transaction is open.
+    Drain = 1,
+    /// Close: idle for longer than allowed.
+    IdleTimeout = 2,
+    /// Close: idle in a transaction for longer than allowed.
+    IdleInTransactionTimeout = 3,
+    /// Close: the transaction took longer than allowed.
+    TransactionTimeout = 4,
+    /// Cancel the running query: it took longer than allowed.
+    QueryTimeout = 5,
+    /// Close now: an operator said so.
+    Kill = 6,
+    /// Close now: the process ends.
+    Shutdown = 7,
+}
+
+impl Order {
+    fn from_u8(code: u8) -> Self {
+        match code {
+            1 => Self::Drain,
+            2 => Self::IdleTimeout,
+            3 => Self::IdleInTransactionTimeout,
+            4 => Self::TransactionTimeout,
+            5 => Self::QueryTimeout,
+            6 => Self::Kill,
+            7 => Self::Shutdown,
+            _ => Self::None,
+        }
+    }
+}
+
+/// A client's handle.
+#[derive(Debug)]
+pub struct ClientHandle {
+    /// Its number.
+    pub id: ClientId,
+    /// Its cancel key.
+    pub cancel_key: CancelKey,
+    /// Who it is.
+    pub info: ClientInfo,
+    epoch: Instant,
+    activity: AtomicU8,
+    /// Microseconds after login at which the present request or wait began.
+    since_micros: AtomicU64,
+    order: AtomicU8,
+    waker: AtomicWaker,
+    link: Mutex<Option<CancelTarget>>,
+    /// Milliseconds after login at which `deadline_order` is due; 0 is never.
+    deadline_ms: AtomicU64,
+    deadline_order: AtomicU8,
+    /// Prepared statements it holds.
+    pub prepared_statements: AtomicU32,
+}
+
+impl ClientHandle {
+    /// A handle for a client that logged in at `now`.
+    pub fn new(cancel_key: CancelKey, info: ClientInfo, now: Instant) -> Self {
+        Self {
+            id: cancel_key.id,
+            cancel_key,
+            info,
+            epoch: now,
+            activity: AtomicU8::new(0),
+            since_micros: AtomicU64::new(0),
+            order: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+            link: Mutex::new(None),
+            deadline_ms: AtomicU64::new(0),
+            deadline_order: AtomicU8::new(0),
+            prepared_statements: AtomicU32::new(0),
+        }
+    }
+
+    /// What it does now.
+    pub fn activity(&self) -> Activity {
+        match self.activity.load(Ordering::Relaxed) {
+            1 => Activity::Waiting,
+            2 => Activity::Active,
+            _ => Activity::Idle,
+        }
+    }
+
+    /// Sets what it does now, since `now`.
+    pub fn set_activity(&self, activity: Activity, now: Instant) {
+        let code = match activity {
+            Activity::Idle => 0,
+            Activity::Waiting => 1,
+            Activity::Active => 2,
+        };
+        self.activity.store(code, Ordering::Relaxed);
+        if activity != Activity::Idle {
+            let micros = now.saturating_duration_since(self.epoch).as_micros();
+            self.since_micros.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// When the present request or wait began (or the last one, when idle).
+    pub fn since(&self) -> Instant {
+        self.epoch + std::time::Duration::from_micros(self.since_micros.load(Ordering::Relaxed))
+    }
+
+    /// When it logged in.
+    pub fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
+    /// Tells the session something; a stronger order stays.
+    pub fn order(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    /// What the session was told. With `cx`, it is woken when that changes.
+    pub fn pending_order(&self, cx: Option<&Context<'_>>) -> Order {
+        if let Some(cx) = cx {
+            self.register(cx.waker());
+        }
+        Order::from_u8(self.order.load(Ordering::Acquire))
+    }
+
+    fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Takes back an order that was carried out and that leaves the session alive.
+    pub fn clear_order(&self, order: Order) {
+        let _ = self.order.compare_exchange(order as u8, 0, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Links the server connection that a cancel request must go to.
+    pub fn link(&self, server: CancelTarget) {
+        *self.link.lock() = Some(server);
+    }
+
+    /// Removes the link; from here on no cancel request reaches that server connection.
+    pub fn unlink(&self) {
+        *self.link.lock() = None;
+    }
+
+    /// Looks up the linked server connection and marks it canceled.
+    pub fn cancel_target(&self) -> Option<CancelTarget> {
+        let link = self.link.lock();
+        let target = link.as_ref()?;
+        target.mark_canceled();
+        Some(Arc::clone(target))
+    }
+
+    /// The linked server connection, for the console.
+    pub fn linked(&self) -> Option<Arc<ServerIdentity>> {
+        self.link.lock().clone()
+    }
+
+    /// Asks the sweeper to give `order` at `at`, instead of what was asked before.
+    pub fn set_deadline(&self, order: Order, at: Instant) {
+        let ms = at.saturating_duration_since(self.epoch).as_millis();
+        self.deadline_order.store(order as u8, Ordering::Relaxed);
+        self.deadline_ms.store(u64::try_from(ms).unwrap_or(u64::MAX).max(1), Ordering::Release);
+    }
+
+    /// Withdraws the deadline.
+    pub fn clear_deadline(&self) {
+        if self.deadline_ms.load(Ordering::Relaxed) != 0 {
+            self.deadline_ms.store(0, Ordering::Release);
+        }
+    }
+
+    /// Gives the order whose deadline has passed; the sweeper calls it.
+    pub fn sweep(&self, now: Instant) {
+        let due = self.deadline_ms.load(Ordering::Acquire);
+        if due == 0 {
+            return;
+        }
+        let ms = now.saturating_duration_since(self.epoch).as_millis();
+        if u128::from(due) <= ms
+            && self.deadline_ms.compare_exchange(due, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        {
+            self.order(Order::from_u8(self.deadline_order.load(Ordering::Relaxed)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle() -> ClientHandle {
+        let info = ClientInfo {
+            user: "u".into(),
+            database: "d".into(),
+            address: String::new(),
+            port: 0,
+            local_address: String::new(),
+            local_port: 0,
+            tls: None,
+            application_name: String::new(),
+            connected_at: SystemTime::UNIX_EPOCH,
+        };
+        ClientHandle::new(CancelKey { id: ClientId(1), secret: vec![1, 2, 3, 4] }, info, Instant::now())
+    }
+
+    #[test]
+    fn a_cancel_marks_what_it_hits_and_hits_nothing_after_unlink() {
+        let handle = handle();
+        let server = Arc::new(ServerIdentity::new("h".into(), 1, 2, vec![], 3));
+        assert!(handle.cancel_target().is_none());
+        handle.link(Arc::clone(&server));
+        assert!(handle.cancel_target().is_some() && server.is_canceled());
+        handle.unlink();
+        assert!(handle.cancel_target().is_none());
+    }
+
+    #[test]
+    fn deadlines_become_orders_once() {
+        let handle = handle();
+        let now = Instant::now();
+        handle.set_deadline(Order::QueryTimeout, now);
+        handle.sweep(now + std::time::Duration::from_secs(1));
+        assert_eq!(handle.pending_order(None), Order::QueryTimeout);
+        handle.clear_order(Order::QueryTimeout);
+        handle.sweep(now + std::time::Duration::from_secs(2));
+        assert_eq!(handle.pending_order(None), Order::None);
+    }
+
+    #[test]
+    fn the_stronger_order_stays() {
+        let handle = handle();
+        handle.order(Order::Kill);
+        handle.order(Order::Drain);
+        assert_eq!(handle.pending_order(None), Order::Kill);
+    }
+}

@@ -1,0 +1,161 @@
+//! One PostgreSQL server and what is known of it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use super::horizon::WriteHorizon;
+use super::lsn::Lsn;
+
+/// Where a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeAddress {
+    /// Host name, address, or directory of a unix socket.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What a node does, as last observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes writes.
+    Primary,
+    /// In recovery: reads only.
+    Replica,
+}
+
+/// Whether a node may be used. Exits: a probe's result moves any state to any other; a refused
+/// connection moves `Up` to `Down` at once; only a successful probe leaves `Down`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// Not probed yet: the primary is tried, replicas wait.
+    Unknown,
+    /// Answers.
+    Up,
+    /// Answers, but too far behind for reads.
+    Lagging,
+    /// Does not answer.
+    Down,
+}
+
+impl NodeState {
+    /// The name shown in the console and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Lagging => "lagging",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// A node; shared by all databases on it.
+#[derive(Debug)]
+pub struct Node {
+    /// Where it is.
+    pub address: NodeAddress,
+    state: AtomicU8,
+    in_recovery: AtomicBool,
+    /// Position written (primary) or replayed (replica), as of the last probe.
+    position: AtomicU64,
+    lag_bytes: AtomicU64,
+    lag_micros: AtomicU64,
+    /// Statements running on it now, sent by us.
+    pub in_flight: AtomicU32,
+    /// Statements sent to it so far.
+    pub statements: AtomicU64,
+    /// Times it was found down.
+    pub failures: AtomicU64,
+    /// Commits of clients on this primary; unused on replicas.
+    pub horizon: WriteHorizon,
+}
+
+impl Node {
+    /// A node that nothing is known of.
+    pub fn new(address: NodeAddress) -> Self {
+        Self {
+            address,
+            state: AtomicU8::new(0),
+            in_recovery: AtomicBool::new(false),
+            position: AtomicU64::new(0),
+            lag_bytes: AtomicU64::new(0),
+            lag_micros: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            statements: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            horizon: WriteHorizon::default(),
+        }
+    }
+
+    /// Whether it may be used.
+    pub fn state(&self) -> NodeState {
+        match self.state.load(Ordering::Acquire) {
+            1 => NodeState::Up,
+            2 => NodeState::Lagging,
+            3 => NodeState::Down,
+            _ => NodeState::Unknown,
+        }
+    }
+
+    /// Sets the state; returns the one before.
+    pub fn set_state(&self, state: NodeState) -> NodeState {
+        let before = self.state();
+        let code = match state {
+            NodeState::Unknown => 0,
+            NodeState::Up => 1,
+            NodeState::Lagging => 2,
+            NodeState::Down => 3,
+        };
+        self.state.store(code, Ordering::Release);
+        if state == NodeState::Down && before != NodeState::Down {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        before
+    }
+
+    /// The role as last observed; `None` before the first successful probe.
+    pub fn role(&self) -> Option<Role> {
+        match self.state() {
+            NodeState::Unknown => None,
+            _ if self.in_recovery.load(Ordering::Acquire) => Some(Role::Replica),
+            _ => Some(Role::Primary),
+        }
+    }
+
+    /// Records whether the node said that it is in recovery.
+    pub fn set_in_recovery(&self, in_recovery: bool) {
+        self.in_recovery.store(in_recovery, Ordering::Release);
+    }
+
+    /// Position written or replayed; a lower bound, since the node has gone on since.
+    pub fn position(&self) -> Lsn {
+        Lsn(self.position.load(Ordering::Acquire))
+    }
+
+    /// Records a position; it may go back when the node was rebuilt.
+    pub fn set_position(&self, position: Lsn) {
+        self.position.store(position.0, Ordering::Release);
+    }
+
+    /// Bytes behind the primary, and microseconds, as of the last probe.
+    pub fn lag(&self) -> (u64, u64) {
+        (self.lag_bytes.load(Ordering::Relaxed), self.lag_micros.load(Ordering::Relaxed))
+    }
+
+    /// Records the lag.
+    pub fn set_lag(&self, bytes: u64, micros: u64) {
+        self.lag_bytes.store(bytes, Ordering::Relaxed);
+        self.lag_micros.store(micros, Ordering::Relaxed);
+    }
+}
