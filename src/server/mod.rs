@@ -1,1 +1,17 @@
-//! Room `server`: see the map in `lib.rs`.
+//! One connection to one PostgreSQL: opened, logged in, asked, and known to be clean or not.
+//!
+//! Nothing here knows pools or clients' sessions.
+
+mod cancel;
+mod connection;
+mod login;
+mod prepared;
+mod settings;
+mod simple;
+
+pub use cancel::send_cancel;
+pub use connection::{ServerActivity, ServerConn, ServerInfo};
+pub use login::{ConnectError, ServerTarget};
+pub use prepared::{Definition, Definitions, PreparedSet};
+pub use settings::{Settings, normalize_name};
+pub use simple::{QueryError, Rows};

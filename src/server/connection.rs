@@ -1,0 +1,185 @@
+//! A server connection and what is known of its state.
+//!
+//! *Clean* means: no reply owed, outside a transaction, nothing unread, nothing unsent, no cancel sent
+//! to it, no error on its socket. [`ServerConn::begin_exchange`] makes it unclean before the first byte
+//! of a request is written and [`ServerConn::end_exchange`] makes it clean after the last byte of the
+//! answer was read, so a session that is dropped in between leaves an unclean connection behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+use crate::clients::ServerIdentity;
+use crate::net::Wire;
+use crate::protocol::TransactionStatus;
+use crate::protocol::frontend;
+use crate::protocol::parameters::Parameters;
+
+use super::prepared::{Definition, PreparedSet};
+use super::settings::Settings;
+
+/// What a server connection does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerActivity {
+    /// In the pool.
+    Idle,
+    /// Lent to a client.
+    Active,
+}
+
+/// A server connection as the console sees it.
+#[derive(Debug)]
+pub struct ServerInfo {
+    /// Address, process id, cancel key.
+    pub identity: Arc<ServerIdentity>,
+    /// Our address and port at this end; empty for unix sockets.
+    pub local: (String, u16),
+    /// The server's address.
+    pub remote: (String, u16),
+    /// TLS version and cipher.
+    pub tls: Option<String>,
+    /// When it was opened.
+    pub opened_at: SystemTime,
+    activity: AtomicU8,
+    /// The client it is lent to, 0 for none.
+    pub client: AtomicU32,
+    /// Microseconds after `opened_at` at which it was last lent.
+    pub lent_micros: AtomicU64,
+    /// Prepared statements it holds.
+    pub prepared_statements: AtomicU32,
+    /// `application_name` of the client it was last lent to.
+    pub application_name: Mutex<String>,
+}
+
+impl ServerInfo {
+    /// For a connection that was just opened.
+    pub fn new(
+        identity: Arc<ServerIdentity>,
+        local: (String, u16),
+        remote: (String, u16),
+        tls: Option<String>,
+    ) -> Self {
+        Self {
+            identity,
+            local,
+            remote,
+            tls,
+            opened_at: SystemTime::now(),
+            activity: AtomicU8::new(0),
+            client: AtomicU32::new(0),
+            lent_micros: AtomicU64::new(0),
+            prepared_statements: AtomicU32::new(0),
+            application_name: Mutex::new(String::new()),
+        }
+    }
+
+    /// What it does now.
+    pub fn activity(&self) -> ServerActivity {
+        if self.activity.load(Ordering::Relaxed) == 0 { ServerActivity::Idle } else { ServerActivity::Active }
+    }
+
+    /// Sets what it does now.
+    pub fn set_activity(&self, activity: ServerActivity) {
+        self.activity.store(u8::from(activity == ServerActivity::Active), Ordering::Relaxed);
+    }
+}
+
+/// One connection to one PostgreSQL, logged in.
+#[derive(Debug)]
+pub struct ServerConn {
+    /// The bytes.
+    pub wire: Wire,
+    /// How others see it.
+    pub info: Arc<ServerInfo>,
+    /// Settings as the server reports them.
+    pub parameters: Parameters,
+    /// Settings that we made on it.
+    pub settings: Settings,
+    /// Named prepared statements it holds.
+    pub prepared: PreparedSet,
+    /// What its unnamed prepared statement is, when we know.
+    pub unnamed: Option<Arc<Definition>>,
+    /// Transaction status after the last ReadyForQuery.
+    pub status: TransactionStatus,
+    /// When it was opened.
+    pub opened_at: Instant,
+    /// Closed at this age when idle; jittered.
+    pub retire_at: Option<Instant>,
+    /// When it came back to the pool.
+    pub idle_since: Instant,
+    owes_replies: bool,
+    broken: bool,
+}
+
+impl ServerConn {
+    /// A connection whose login has just ended: idle and clean.
+    pub fn new(wire: Wire, info: ServerInfo, parameters: Parameters, now: Instant) -> Self {
+        Self {
+            wire,
+            info: Arc::new(info),
+            parameters,
+            settings: Settings::none(),
+            prepared: PreparedSet::default(),
+            unnamed: None,
+            status: TransactionStatus::Idle,
+            opened_at: now,
+            retire_at: None,
+            idle_since: now,
+            owes_replies: false,
+            broken: false,
+        }
+    }
+
+    /// Who it is, for cancel requests.
+    pub fn identity(&self) -> &Arc<ServerIdentity> {
+        &self.info.identity
+    }
+
+    /// To be called before the first byte of a request is written.
+    pub fn begin_exchange(&mut self) {
+        self.owes_replies = true;
+    }
+
+    /// To be called when every reply to everything sent has been read.
+    pub fn end_exchange(&mut self) {
+        self.owes_replies = false;
+    }
+
+    /// Whether replies are owed.
+    pub fn owes_replies(&self) -> bool {
+        self.owes_replies
+    }
+
+    /// The connection must not be used again.
+    pub fn mark_broken(&mut self) {
+        self.broken = true;
+    }
+
+    /// Whether it may be lent to somebody else.
+    pub fn is_clean(&self) -> bool {
+        !self.owes_replies
+            && !self.broken
+            && self.status == TransactionStatus::Idle
+            && self.wire.inbox.is_empty()
+            && self.wire.outbox.is_empty()
+            && !self.identity().is_canceled()
+    }
+
+    /// Whether an idle connection is still there. Costs no system call while the socket is silent; a
+    /// server that closed, or said anything at all while idle, counts as gone.
+    pub fn is_alive(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.is_clean() && matches!(self.wire.poll_fill(&mut cx), Poll::Pending)
+    }
+
+    /// Says good-bye if the socket takes it at once; the drop closes it in any case.
+    pub fn say_goodbye(&mut self) {
+        if !self.owes_replies && !self.broken && self.wire.outbox.is_empty() {
+            frontend::terminate(&mut self.wire.outbox);
+            let _ = self.wire.poll_flush(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}

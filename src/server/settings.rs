@@ -1,0 +1,164 @@
+//! Session settings as text: what a client set, what a server connection has, and the SQL between them.
+//!
+//! Values are what `set_config(name, value, false)` takes. Comparing two sets is a pointer comparison
+//! when they are the same set, which is the usual case.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// An immutable set of session settings; cloning is cheap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings(Option<Arc<BTreeMap<String, String>>>);
+
+/// The spelling under which a setting is remembered: PostgreSQL matches names without regard to case,
+/// and has two names for the time zone.
+pub fn normalize_name(name: &str) -> String {
+    name.to_ascii_lowercase()
+}
+
+impl Settings {
+    /// No setting at all.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether both are the same object: cheap, and false negatives do no harm.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
+    /// The value of a setting.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.0.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// All settings by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().flat_map(|map| map.iter()).map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// A set with one setting changed (`None`: removed). The same object when nothing changes.
+    #[must_use]
+    pub fn with(&self, name: &str, value: Option<&str>) -> Self {
+        if self.value(name) == value {
+            return self.clone();
+        }
+        let mut map = self.0.as_deref().cloned().unwrap_or_default();
+        match value {
+            Some(value) => map.insert(name.to_owned(), value.to_owned()),
+            None => map.remove(name),
+        };
+        Self::from_map(map)
+    }
+
+    /// This set, and what `other` has besides.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        other.iter().fold(self.clone(), |set, (name, value)| {
+            if set.value(name).is_some() { set } else { set.with(name, Some(value)) }
+        })
+    }
+
+    /// A set of these names and values.
+    pub fn from_map(map: BTreeMap<String, String>) -> Self {
+        Self((!map.is_empty()).then(|| Arc::new(map)))
+    }
+
+    /// SQL (several statements of one simple query) that turns a connection with `self` into one with
+    /// `target`; `None` when they are equal.
+    pub fn difference(&self, target: &Self) -> Option<String> {
+        if self.is_same(target) || self == target {
+            return None;
+        }
+        let mut sql = String::new();
+        // Whoever we are decides what we may set: session user and role go back first, and are set last.
+        for (name, _) in self.iter().filter(|(name, _)| target.value(name).is_none()) {
+            sql.push_str(&reset(name));
+        }
+        let changed = target.iter().filter(|(name, value)| self.value(name) != Some(value));
+        let (identity, plain): (Vec<_>, Vec<_>) = changed.partition(|(name, _)| is_identity(name));
+        if target.value("role").is_none() && identity.iter().any(|(name, _)| *name == "session_authorization") {
+            sql.push_str("RESET ROLE;");
+        }
+        let assignments: Vec<String> = plain
+            .into_iter()
+            .chain(identity.into_iter().rev())
+            .map(|(name, value)| format!("pg_catalog.set_config({}, {}, false)", literal(name), literal(value)))
+            .collect();
+        if !assignments.is_empty() {
+            sql.push_str("SELECT ");
+            sql.push_str(&assignments.join(", "));
+        }
+        Some(sql)
+    }
+}
+
+fn is_identity(name: &str) -> bool {
+    name == "role" || name == "session_authorization"
+}
+
+fn reset(name: &str) -> String {
+    if name == "session_authorization" {
+        return "RESET SESSION AUTHORIZATION;".to_owned();
+    }
+    let quoted: Vec<String> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    format!("RESET {};", quoted.join("."))
+}
+
+/// A string literal that means `text` whatever `standard_conforming_strings` says.
+fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(pairs: &[(&str, &str)]) -> Settings {
+        pairs.iter().fold(Settings::none(), |set, (name, value)| set.with(name, Some(value)))
+    }
+
+    #[test]
+    fn equal_sets_need_nothing() {
+        assert_eq!(set(&[("a", "1")]).difference(&set(&[("a", "1")])), None);
+        let one = set(&[("a", "1")]);
+        assert!(one.with("a", Some("1")).is_same(&one));
+        assert!(one.with("a", None).is_empty());
+    }
+
+    #[test]
+    fn the_difference_resets_then_sets() {
+        let from = set(&[("app.tenant", "1"), ("timezone", "UTC")]);
+        let to = set(&[("timezone", "Europe/Oslo"), ("application_name", "it's \\ me")]);
+        assert_eq!(
+            from.difference(&to).unwrap(),
+            "RESET \"app\".\"tenant\";SELECT pg_catalog.set_config('application_name', E'it''s \\\\ me', false), \
+             pg_catalog.set_config('timezone', 'Europe/Oslo', false)"
+        );
+        assert_eq!(to.difference(&Settings::none()).unwrap(), "RESET \"application_name\";RESET \"timezone\";");
+    }
+
+    #[test]
+    fn the_session_user_is_set_before_the_role() {
+        let to = set(&[("role", "r"), ("session_authorization", "s"), ("work_mem", "4MB")]);
+        let sql = Settings::none().difference(&to).unwrap();
+        let at = |what: &str| sql.find(what).unwrap();
+        assert!(at("work_mem") < at("session_authorization") && at("session_authorization") < at("'role'"));
+    }
+
+    #[test]
+    fn or_keeps_what_is_there() {
+        let merged = set(&[("a", "1")]).or(&set(&[("a", "2"), ("b", "3")]));
+        assert_eq!((merged.value("a"), merged.value("b")), (Some("1"), Some("3")));
+    }
+}
