@@ -23,23 +23,23 @@
 //! *frontend/backend* are directions of messages; *client/server* are connections;
 //! *primary/replica* are roles. A *lease* is a server connection lent to one session.
 
-pub mod protocol;
 pub mod config;
+pub mod protocol;
 pub mod task;
 
-pub mod sql;
 pub mod auth;
-pub mod cluster;
 pub mod clients;
+pub mod cluster;
+pub mod sql;
 
 pub mod net;
-pub mod route;
 pub mod observe;
+pub mod route;
 
-pub mod server;
-pub mod pool;
-pub mod health;
 pub mod admin;
-pub mod session;
 pub mod app;
 pub mod cli;
+pub mod health;
+pub mod pool;
+pub mod server;
+pub mod session;

@@ -37,7 +37,8 @@ const DOORS: &[(&str, &[&str])] = &[
 
 /// Rooms that think and never wait: no sockets, no clock, no `async`.
 const PURE_ROOMS: &[&str] = &["protocol", "sql", "auth", "route", "config", "cluster"];
-const IMPURE_WORDS: &[&str] = &["async fn", "async move", ".await", "tokio::", "Instant::now(", "SystemTime::now("];
+const IMPURE_WORDS: &[&str] =
+    &["async fn", "async move", ".await", "tokio::", "Instant::now(", "SystemTime::now("];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, out: &mut Vec<(PathBuf, String)>) {
@@ -80,7 +81,10 @@ fn imports_go_down() {
                 let target: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                 let Some(floor) = floors.get(target.as_str()) else { continue };
                 if target != own && *floor >= own_floor {
-                    wrong.push(format!("{}:{line}: {own} (floor {own_floor}) uses {target} (floor {floor})", path.display()));
+                    wrong.push(format!(
+                        "{}:{line}: {own} (floor {own_floor}) uses {target} (floor {floor})",
+                        path.display()
+                    ));
                 }
             }
             assert!(
