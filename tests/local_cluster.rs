@@ -1,5 +1,7 @@
 //! The disposable cluster itself: it comes up, replicates, obeys, and leaves nothing behind.
 
+mod support;
+
 use std::time::{Duration, Instant};
 
 use pgweir::cli::local_cluster::{LocalCluster, LocalClusterOptions, Mode};
@@ -46,4 +48,19 @@ fn a_cluster_lives_obeys_and_leaves_nothing() {
 
     drop(cluster);
     assert!(!directory.exists(), "{} was left behind", directory.display());
+}
+
+#[test]
+fn each_test_has_its_own_database_on_all_nodes() {
+    let (one, two) = (support::database(), support::database());
+    assert_ne!(one.name, two.name);
+    one.on(0, "CREATE TABLE t AS SELECT 7 AS x");
+    support::cluster().wait_caught_up(0).unwrap();
+    assert_eq!(one.on(1, "SELECT x FROM t"), "7");
+    assert_eq!(two.on(2, "SELECT to_regclass('t') IS NULL"), "t");
+
+    let gone = one.name.clone();
+    drop(one);
+    let count = format!("SELECT count(*) FROM pg_database WHERE datname = '{gone}'");
+    assert_eq!(support::cluster().psql(0, "postgres", &count).unwrap(), "0");
 }
