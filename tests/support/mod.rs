@@ -4,7 +4,7 @@
 //! `scripts/test` starts the cluster once and passes it on in `PGWEIR_TEST_CLUSTER`; without that
 //! each test process starts its own. Tests that stop or promote nodes start their own
 //! `LocalCluster` instead: nobody shares a broken server.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
