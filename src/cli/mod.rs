@@ -1,5 +1,7 @@
 //! The command line: parses arguments, calls the rooms below, turns results into exit codes.
 
+pub mod local_cluster;
+
 use std::process::ExitCode;
 
 /// Entry point of the binary.

@@ -3,7 +3,23 @@
 //! [`Config`] is an immutable snapshot. What reads files and reports errors is in `file` and
 //! `resolve`; every other room sees only the types here. Nothing in this room does network I/O.
 
+mod address;
+mod defaults;
+mod environment;
+mod errors;
+mod file;
+mod hints;
+mod locate;
+mod names;
+mod node;
+mod password;
+mod pgbouncer_names;
+mod raw;
+mod read;
+mod resolve;
 mod secret;
+mod units;
+mod users;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,10 +27,14 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use environment::Environment;
+pub use errors::{ConfigError, ConfigErrors, Origin};
+pub use file::{find, load};
+pub use raw::schema;
 pub use secret::Secret;
 
 /// Everything the process was told, checked and with defaults filled in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where clients connect.
     pub listen: Vec<ListenAddress>,
@@ -32,6 +52,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How nodes are watched.
     pub health: HealthSettings,
+    /// Pool settings of databases that say nothing else.
+    pub pool: PoolSettings,
+    /// Routing of databases that say nothing else.
+    pub routing: Routing,
     /// Databases by the name clients ask for; `*` is not in here.
     pub databases: BTreeMap<String, Database>,
     /// The `"*"` database: any other name, same name on the server.
@@ -64,7 +88,7 @@ pub enum ListenAddress {
 }
 
 /// How clients authenticate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthSettings {
     /// The method asked of every client.
     pub method: AuthMethod,
@@ -84,7 +108,7 @@ pub enum AuthMethod {
 }
 
 /// TLS on both sides.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// Towards clients.
     pub client: ClientTls,
@@ -93,7 +117,7 @@ pub struct TlsSettings {
 }
 
 /// TLS offered to clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientTls {
     /// Whether it is offered or demanded.
     pub mode: ClientTlsMode,
@@ -117,7 +141,7 @@ pub enum ClientTlsMode {
 }
 
 /// TLS towards servers, with libpq's names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// How much is demanded.
     pub mode: ServerTlsMode,
@@ -151,17 +175,6 @@ pub enum PoolMode {
     Statement,
 }
 
-impl PoolMode {
-    /// The name used in configuration and console.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Transaction => "transaction",
-            Self::Session => "session",
-            Self::Statement => "statement",
-        }
-    }
-}
-
 /// Settings of one pool: (database, user, node).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
@@ -182,7 +195,7 @@ pub struct PoolSettings {
 }
 
 /// Bounds on what clients may cost.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Client connections at most.
     pub clients: usize,
@@ -197,7 +210,7 @@ pub struct Limits {
 }
 
 /// Bounds on time; zero is no bound where the field says so.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// From accept to the end of authentication.
     pub client_login: Duration,
@@ -216,7 +229,7 @@ pub struct Timeouts {
 }
 
 /// How nodes are watched.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthSettings {
     /// Time between probes of a node.
     pub interval: Duration,
@@ -258,7 +271,7 @@ pub struct Routing {
 }
 
 /// One database as clients see it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
     /// The name clients ask for (`*` for the wildcard).
     pub name: String,
@@ -286,7 +299,7 @@ pub struct NodeSettings {
 }
 
 /// One user.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// The name clients log in with.
     pub name: String,
@@ -303,7 +316,7 @@ pub struct User {
 }
 
 /// What we hold of a client's password.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientPassword {
     /// Plain text.
     Plain(Secret),
@@ -349,7 +362,7 @@ impl PoolSettings {
 }
 
 /// Who may use the admin console.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminSettings {
     /// May run every command.
     pub users: Vec<String>,

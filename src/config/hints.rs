@@ -1,0 +1,88 @@
+//! What to say to a word nobody knows: "did you mean", "not in this version", "PgBouncer's name".
+
+use super::errors::{Complaint, Place, shown};
+use super::pgbouncer_names;
+
+/// Keys the design keeps for later, by the section they stand in. Accepting them without doing
+/// what they say would be worse than an error.
+const LATER_KEYS: &[(&str, &[&str])] = &[
+    ("", &["peers", "log"]),
+    ("auth", &["query", "passthrough", "hba_file"]),
+    ("client", &["ca"]),
+    ("pool", &["reserve"]),
+    ("limits", &["server_connections_per_node"]),
+    ("routing", &["transactions", "functions", "failover_wait"]),
+    ("replicas", &["zone"]),
+];
+
+/// As `LATER_KEYS`, below a name people choose.
+const LATER_DATABASE_KEYS: &[&str] = &["shards", "sharded_tables", "everywhere_tables"];
+
+const LATER_WORDS: &[&str] = &["strong", "cert", "peer", "hba"];
+
+/// A key that is not one of `known`.
+pub(super) fn unknown_key(key: &str, place: &Place, known: &[&str]) -> Complaint {
+    let complaint = Complaint::new(format!("unknown key {}", shown(key)));
+    let later = LATER_KEYS.iter().any(|(section, keys)| *section == place.section() && keys.contains(&key))
+        || (place.path.starts_with("databases.") && LATER_DATABASE_KEYS.contains(&key));
+    if later {
+        return complaint.hint(format!("{key} is not supported by this version"));
+    }
+    if let Some(near) = nearest(key, known) {
+        return complaint.hint(format!("did you mean {near:?}?"));
+    }
+    if let Some(ours) = pgbouncer_names::our_key(key) {
+        return complaint.hint(format!("PgBouncer's {key} is {ours} here"));
+    }
+    complaint.hint(format!("known keys here: {}", known.join(", ")))
+}
+
+/// A word that is not one of `known`, where `kind` was wanted.
+pub(super) fn unknown_word(word: &str, kind: &str, known: &[&str]) -> Complaint {
+    let complaint = Complaint::new(format!("{} is not {kind}", shown(word)));
+    if LATER_WORDS.contains(&word) {
+        return complaint
+            .hint(format!("{word} is not supported by this version; known are {}", known.join(", ")));
+    }
+    match nearest(word, known) {
+        Some(near) => complaint.hint(format!("did you mean {near:?}?")),
+        None => complaint.hint(format!("known are {}", known.join(", "))),
+    }
+}
+
+/// The known name nearest to what was written, if any is near enough to be meant.
+pub(super) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Longer text is nobody's typing error, and comparing costs its length squared.
+    if written.len() > 64 {
+        return None;
+    }
+    let folded = written.to_ascii_lowercase().replace('-', "_");
+    let score = |name: &str| strsim::jaro_winkler(&folded, &name.replace('-', "_"));
+    known
+        .iter()
+        .map(|name| (*name, score(name)))
+        .filter(|(_, score)| *score > 0.84)
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .map(|(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn near_and_far() {
+        let keys = ["pool", "limits", "timeouts", "databases", "checkout_timeout"];
+        for (written, near) in [
+            ("pol", Some("pool")),
+            ("Pool", Some("pool")),
+            ("timeout", Some("timeouts")),
+            ("database", Some("databases")),
+            ("checkout-timeout", Some("checkout_timeout")),
+            ("xyz", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(written, &keys), near, "{written}");
+        }
+    }
+}

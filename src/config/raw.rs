@@ -1,0 +1,274 @@
+//! The shape of `pooler.yaml`: every key, once. Doc comments here are the descriptions in the
+//! JSON schema.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::errors::{Place, Problems};
+use super::node::{Node, Value};
+use super::read::{Bytes, Named, Read, Several, Time, scalar, settings};
+use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, ServerTlsMode};
+
+settings! {
+    /// Configuration of pgweir. Only `databases` and `users` must be given.
+    struct RawConfig {
+        /// Where clients connect: "host:port", "*:port", "unix:/directory".
+        listen: Several<String>,
+        /// Address and port of /metrics, /livez and /readyz; not served when missing.
+        http: String,
+        /// Worker threads: a number, or auto for one for each core.
+        workers: RawWorkers,
+        /// How clients prove who they are.
+        auth: RawAuth,
+        /// TLS towards clients and servers.
+        tls: RawTls,
+        /// Pool settings; a database or a user may override them.
+        pool: RawPool,
+        /// Bounds on what clients may cost.
+        limits: RawLimits,
+        /// Bounds on time; 0 is no bound.
+        timeouts: RawTimeouts,
+        /// How nodes are watched.
+        health: RawHealth,
+        /// Where reads go; a database may override it.
+        routing: RawRouting,
+        /// Databases by the name clients ask for; "*" is any other name.
+        databases: Named<RawDatabase>,
+        /// Users by name.
+        users: Named<RawUser>,
+        /// Who may use the admin console.
+        admin: RawAdmin,
+    }
+}
+
+settings! {
+    /// How clients prove who they are.
+    struct RawAuth {
+        /// The method asked of every client.
+        method: AuthMethod,
+    }
+}
+
+settings! {
+    /// TLS on both sides.
+    struct RawTls {
+        /// Towards clients.
+        client: RawClientTls,
+        /// Towards servers.
+        server: RawServerTls,
+    }
+}
+
+settings! {
+    /// TLS towards clients.
+    struct RawClientTls {
+        /// disable without a certificate, prefer with one, unless said otherwise.
+        mode: ClientTlsMode,
+        /// PEM file with the certificate and its chain.
+        certificate: String,
+        /// PEM file with the private key.
+        key: String,
+    }
+}
+
+settings! {
+    /// TLS towards servers, with libpq's modes.
+    struct RawServerTls {
+        /// How much is demanded of servers.
+        mode: ServerTlsMode,
+        /// PEM file of trusted authorities; needed by verify-ca and verify-full.
+        ca: String,
+    }
+}
+
+settings! {
+    /// One pool is (database, user, node).
+    struct RawPool {
+        /// When a server connection goes back to the pool.
+        mode: PoolMode,
+        /// Server connections at most, for each (database, user, node).
+        size: u64,
+        /// Server connections kept open.
+        min_size: u64,
+        /// How long a client waits for a server connection before it gets an error.
+        checkout_timeout: Time,
+        /// Idle server connections above min_size are closed after this; 0 never.
+        idle_timeout: Time,
+        /// Server connections are replaced at this age; 0 never.
+        max_lifetime: Time,
+        /// Prepared statements kept on each server connection.
+        prepared_statements: u64,
+    }
+}
+
+settings! {
+    /// Bounds on what clients may cost.
+    struct RawLimits {
+        /// Client connections at most.
+        clients: u64,
+        /// Client connections of one user; 0 is no limit.
+        clients_per_user: u64,
+        /// Longest message accepted from a client.
+        message: Bytes,
+        /// Memory for the analyses of statements, of the whole process.
+        statement_cache: Bytes,
+        /// Prepared statements one client may hold.
+        prepared_statements_per_client: u64,
+    }
+}
+
+settings! {
+    /// Bounds on time.
+    struct RawTimeouts {
+        /// From accept to the end of authentication.
+        client_login: Time,
+        /// A client that sends nothing outside a transaction; 0 never.
+        client_idle: Time,
+        /// A client that sends nothing inside a transaction; 0 never.
+        idle_in_transaction: Time,
+        /// One query; 0 never. The server is told to cancel.
+        query: Time,
+        /// One transaction; 0 never.
+        transaction: Time,
+        /// Opening and logging in a server connection.
+        server_connect: Time,
+        /// How long SIGTERM waits for transactions to end.
+        shutdown: Time,
+    }
+}
+
+settings! {
+    /// How nodes are watched.
+    struct RawHealth {
+        /// Time between probes of a node.
+        interval: Time,
+        /// A probe that takes longer has failed.
+        timeout: Time,
+        /// The user probes log in as; by default the first one that can.
+        user: String,
+    }
+}
+
+settings! {
+    /// Where reads go.
+    struct RawRouting {
+        /// Nodes that get reads.
+        reads: Reads,
+        /// How fresh reads on replicas must be.
+        consistency: Consistency,
+        /// A replica further behind gets no reads; 0 is no bound.
+        max_replica_lag: Time,
+    }
+}
+
+settings! {
+    /// One database.
+    struct RawDatabase {
+        /// The node that takes writes.
+        primary: RawNode,
+        /// Nodes that take reads.
+        replicas: Several<RawNode>,
+        /// Its name on the servers; by default the name clients ask for.
+        database: String,
+        /// Overrides of pool settings.
+        pool: RawPool,
+        /// Overrides of routing settings.
+        routing: RawRouting,
+    }
+}
+
+settings! {
+    /// One user.
+    struct RawUser {
+        /// What the client must know: plain text, a SCRAM-SHA-256$… verifier, or an md5… hash;
+        /// ${VARIABLE} and file:/path are replaced.
+        password: String,
+        /// The user's name on the servers; by default the same.
+        server_user: String,
+        /// The password towards servers; by default the plain password. "" is none.
+        server_password: String,
+        /// Databases this user may use; by default all.
+        databases: Several<String>,
+        /// Overrides of the databases' pool settings.
+        pool: RawPool,
+    }
+}
+
+settings! {
+    /// Who may use the admin console.
+    struct RawAdmin {
+        /// Users that may run every command.
+        users: Several<String>,
+        /// Users that may run SHOW.
+        stats_users: Several<String>,
+    }
+}
+
+settings! {
+    /// A node with a weight.
+    struct RawNodeMap {
+        /// "host:port", "[::1]:5432", or "/directory:port" for a unix socket.
+        address: String,
+        /// Share of the reads relative to other nodes.
+        weight: u64,
+    }
+}
+
+/// `host:port`, or a mapping with `address` and `weight`.
+pub(super) struct RawNode(pub RawNodeMap);
+
+impl Read for RawNode {
+    fn read(node: &Node, place: &Place, problems: &mut Problems) -> Option<Self> {
+        if let Value::Map(_) = &node.value {
+            return RawNodeMap::read(node, place, problems).map(Self);
+        }
+        let address = Read::read(node, place, problems)?;
+        Some(Self(RawNodeMap { address: Some(address), weight: None }))
+    }
+}
+
+impl JsonSchema for RawNode {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Node".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "string"}, generator.subschema_for::<RawNodeMap>()]})
+    }
+}
+
+/// A number of threads, or one for each core.
+pub(super) enum RawWorkers {
+    Auto,
+    Number(u64),
+}
+
+impl Read for RawWorkers {
+    fn read(node: &Node, place: &Place, problems: &mut Problems) -> Option<Self> {
+        let (text, _) = scalar(node, place, "a number or auto", problems)?;
+        if text == "auto" { Some(Self::Auto) } else { u64::read(node, place, problems).map(Self::Number) }
+    }
+}
+
+impl JsonSchema for RawWorkers {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Workers".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]})
+    }
+}
+
+/// The JSON schema of `pooler.yaml`, for editors.
+pub fn schema() -> String {
+    let schema = schemars::schema_for!(RawConfig);
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
+}
