@@ -1,1 +1,3 @@
 //! Room `net`: see the map in `lib.rs`.
+
+pub mod tls;
