@@ -4,6 +4,7 @@ pub mod connect;
 pub mod framed;
 pub mod listen;
 pub mod stream;
+pub mod tls;
 
 pub use framed::Wire;
 pub use stream::Stream;

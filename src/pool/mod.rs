@@ -1,1 +1,20 @@
-//! Room `pool`: see the map in `lib.rs`.
+//! Lending server connections.
+//!
+//! One [`Pool`] for each (database, user, node). `deadpool` stores the connections; our own gate stands
+//! in front of it: it counts, keeps the waiters in order of arrival, hands a returned connection
+//! straight to the oldest of them and opens new ones in the background. A [`ServerLease`] that is
+//! dropped closes its connection; only [`ServerLease::checkin`] returns one, and only a clean one.
+
+mod gate;
+mod lease;
+mod manager;
+mod reaper;
+mod registry;
+mod stats;
+
+pub use gate::{CheckoutError, Waiting};
+pub use lease::ServerLease;
+pub use manager::{Pool, PoolCounts, PoolKey};
+pub use reaper::run as run_reaper;
+pub use registry::{PoolRegistry, UserKey};
+pub use stats::{Averages, PoolStats, StatsSnapshot};

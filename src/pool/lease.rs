@@ -1,0 +1,69 @@
+//! A server connection on loan.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use deadpool::managed::Object;
+
+use crate::server::{ServerActivity, ServerConn};
+
+use super::manager::{Manager, Pool};
+
+/// A loan. [`checkin`](Self::checkin) returns the connection; dropping the lease closes it.
+#[derive(Debug)]
+pub struct ServerLease {
+    object: Option<Object<Manager>>,
+    pool: Arc<Pool>,
+}
+
+impl ServerLease {
+    pub(super) fn new(object: Object<Manager>, pool: Arc<Pool>) -> Self {
+        Self { object: Some(object), pool }
+    }
+
+    /// The pool it came from.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Returns the connection if it is clean, closes it otherwise. The oldest waiter gets it at once.
+    pub fn checkin(mut self) {
+        if self.is_clean() {
+            if let Some(object) = self.object.take() {
+                self.pool.take_back(object);
+            }
+        }
+        // Otherwise the drop closes it.
+    }
+}
+
+impl Deref for ServerLease {
+    type Target = ServerConn;
+
+    #[allow(clippy::expect_used, reason = "the object leaves only in checkin and drop, which consume the lease")]
+    fn deref(&self) -> &ServerConn {
+        self.object.as_ref().expect("a lease holds its connection until it ends")
+    }
+}
+
+impl DerefMut for ServerLease {
+    #[allow(clippy::expect_used, reason = "the object leaves only in checkin and drop, which consume the lease")]
+    fn deref_mut(&mut self) -> &mut ServerConn {
+        self.object.as_mut().expect("a lease holds its connection until it ends")
+    }
+}
+
+impl Drop for ServerLease {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        object.info.set_activity(ServerActivity::Idle);
+        // `Object` alone would return silently: take the connection out of the store and close it.
+        let mut connection = Object::take(object);
+        connection.say_goodbye();
+        self.pool.stats.closed.fetch_add(1, Ordering::Relaxed);
+        self.pool.forget(&connection);
+        drop(connection);
+        self.pool.lease_ended();
+    }
+}

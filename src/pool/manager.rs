@@ -1,0 +1,384 @@
+//! One pool: the store (`deadpool`) and the gate in front of it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use deadpool::managed::{self, Metrics, Object, RecycleResult, Timeouts};
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+
+use crate::cluster::{Node, NodeState};
+use crate::config::PoolSettings;
+use crate::server::{ConnectError, ServerConn, ServerInfo, ServerTarget};
+use crate::task;
+
+use super::gate::{CheckoutError, Gate, Handed, Waiting};
+use super::lease::ServerLease;
+use super::stats::PoolStats;
+
+/// After a failed attempt to open a connection, while others of the pool are alive.
+const REOPEN_DELAY: Duration = Duration::from_millis(250);
+
+/// What a pool is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolKey {
+    /// Database as clients name it.
+    pub database: String,
+    /// User as clients name it.
+    pub user: String,
+    /// The node, as shown.
+    pub node: String,
+}
+
+impl fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}@{}", self.database, self.user, self.node)
+    }
+}
+
+/// How many connections are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    /// In the pool.
+    pub idle: usize,
+    /// Lent.
+    pub leased: usize,
+    /// Being opened.
+    pub opening: usize,
+    /// Clients that wait.
+    pub waiting: usize,
+    /// How long the oldest of them has waited.
+    pub oldest_wait: Duration,
+}
+
+/// Makes connections for `deadpool`.
+#[derive(Debug)]
+pub struct Manager {
+    target: ServerTarget,
+}
+
+impl managed::Manager for Manager {
+    type Type = ServerConn;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<ServerConn, ConnectError> {
+        ServerConn::connect(&self.target).await
+    }
+
+    async fn recycle(&self, _: &mut ServerConn, _: &Metrics) -> RecycleResult<ConnectError> {
+        // Nothing to do: only clean connections are returned, and the gate looks whether they live.
+        Ok(())
+    }
+}
+
+/// Server connections of one user to one database on one node.
+#[derive(Debug)]
+pub struct Pool {
+    /// What it is for.
+    pub key: PoolKey,
+    /// The node it connects to.
+    pub node: Arc<Node>,
+    /// Counters.
+    pub stats: PoolStats,
+    settings: ArcSwap<PoolSettings>,
+    store: managed::Pool<Manager>,
+    pub(super) gate: Mutex<Gate>,
+    servers: Mutex<HashMap<u64, Arc<ServerInfo>>>,
+    target: ServerTarget,
+}
+
+impl Pool {
+    /// An empty pool; connections are opened when they are asked for.
+    pub fn new(key: PoolKey, node: Arc<Node>, target: ServerTarget, settings: PoolSettings) -> Arc<Self> {
+        let size = settings.size.max(1);
+        let config = managed::PoolConfig {
+            max_size: size,
+            timeouts: Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None },
+            // The most recently used one: its caches are warm, and the rest can age out.
+            queue_mode: managed::QueueMode::Lifo,
+        };
+        let store = managed::Pool::from_config(Manager { target: target.clone() }, config);
+        Arc::new(Self {
+            key,
+            node,
+            stats: PoolStats::default(),
+            settings: ArcSwap::from_pointee(settings),
+            store,
+            gate: Mutex::new(Gate { size, ..Gate::default() }),
+            servers: Mutex::default(),
+            target,
+        })
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<PoolSettings> {
+        self.settings.load_full()
+    }
+
+    /// Where it connects, and as whom.
+    pub fn target(&self) -> &ServerTarget {
+        &self.target
+    }
+
+    /// Puts new settings in force; connections over a smaller size are closed as they come back.
+    pub fn reconfigure(self: &Arc<Self>, settings: PoolSettings) {
+        let mut gate = self.gate.lock();
+        gate.size = settings.size.max(1);
+        self.settings.store(Arc::new(settings));
+        let before = self.store.status().size;
+        self.store.resize(gate.size);
+        // Shrinking drops idle connections at once; growing drops none.
+        let dropped = before.saturating_sub(self.store.status().size);
+        gate.idle = gate.idle.saturating_sub(dropped);
+        self.open_for_waiters(&mut gate);
+    }
+
+    /// An idle connection, if there is one and nobody waits. Never blocks.
+    pub fn try_checkout(self: &Arc<Self>) -> Option<ServerLease> {
+        loop {
+            let object = {
+                let mut gate = self.gate.lock();
+                if gate.idle == 0 || gate.closed {
+                    return None;
+                }
+                debug_assert!(gate.waiters.is_empty(), "nobody waits while a connection is idle");
+                gate.idle -= 1;
+                gate.leased += 1;
+                // Idle ones are in the store, so this completes at once.
+                self.store.get().now_or_never().and_then(Result::ok)
+            };
+            let Some(object) = object else {
+                // The store disagrees with the count (a connection it had was dropped): not idle after all.
+                debug_assert!(false, "the gate counts what the store holds");
+                self.lease_ended();
+                return None;
+            };
+            let mut lease = ServerLease::new(object, Arc::clone(self));
+            if lease.is_alive() {
+                return Some(lease);
+            }
+            // Dead while idle: the drop closes it; look at the next.
+            lease.mark_broken();
+        }
+    }
+
+    /// A place in the queue for a connection; opens one in the background if there is room.
+    pub fn enqueue(self: &Arc<Self>, now: Instant) -> Waiting {
+        let mut gate = self.gate.lock();
+        let (id, receiver) = gate.enqueue(now);
+        if gate.closed {
+            if let Some(waiter) = gate.waiters.pop_back() {
+                let _ = waiter.sender.send(Err(CheckoutError::Closed));
+            }
+        } else if gate.idle > 0 {
+            // One came back between the caller's look and this one.
+            self.serve_from_idle(&mut gate);
+        } else {
+            self.open_for_waiters(&mut gate);
+        }
+        drop(gate);
+        Waiting::new(Arc::clone(self), id, receiver)
+    }
+
+    fn serve_from_idle(self: &Arc<Self>, gate: &mut Gate) {
+        let Some(object) = self.store.get().now_or_never().and_then(Result::ok) else { return };
+        gate.idle -= 1;
+        gate.leased += 1;
+        if let Some(waiter) = gate.waiters.pop_back() {
+            let lease = ServerLease::new(object, Arc::clone(self));
+            // The waiter is being made by our caller: it cannot have gone.
+            let _ = waiter.sender.send(Ok(Handed::new(lease)));
+        }
+    }
+
+    /// A clean connection comes back: to the oldest waiter, or into the store.
+    pub(super) fn take_back(self: &Arc<Self>, mut object: Object<Manager>) {
+        let now = Instant::now();
+        let mut gate = self.gate.lock();
+        let over = gate.total() > gate.size || gate.closed;
+        let outdated = gate.epoch_started.is_some_and(|epoch| object.opened_at < epoch);
+        let retired = object.retire_at.is_some_and(|at| at <= now);
+        if over || outdated || retired {
+            drop(gate);
+            drop(ServerLease::new(object, Arc::clone(self)));
+            return;
+        }
+        if let Some(waiter) = gate.next_waiter() {
+            // Stays `leased`. Sent after the unlock: a waiter that has gone returns it through here.
+            drop(gate);
+            let lease = ServerLease::new(object, Arc::clone(self));
+            let _ = waiter.sender.send(Ok(Handed::new(lease)));
+            return;
+        }
+        object.idle_since = now;
+        object.info.set_activity(crate::server::ServerActivity::Idle);
+        object.info.client.store(0, Ordering::Relaxed);
+        object.wire.release_buffers();
+        gate.leased -= 1;
+        gate.idle += 1;
+        // Back into the store while the gate is locked, so that count and store agree.
+        drop(object);
+    }
+
+    /// A leased connection is gone.
+    pub(super) fn lease_ended(self: &Arc<Self>) {
+        let mut gate = self.gate.lock();
+        gate.leased = gate.leased.saturating_sub(1);
+        self.open_for_waiters(&mut gate);
+    }
+
+    pub(super) fn forget(&self, connection: &ServerConn) {
+        self.servers.lock().remove(&connection.identity().id);
+    }
+
+    fn open_for_waiters(self: &Arc<Self>, gate: &mut Gate) {
+        for _ in 0..gate.openings_wanted() {
+            gate.opening += 1;
+            let pool = Arc::clone(self);
+            task::spawn("open server connection", async move { pool.open(Duration::ZERO).await });
+        }
+    }
+
+    /// Opens connections until `min_size` is reached; the reaper calls it.
+    pub(super) fn open_to_minimum(self: &Arc<Self>) {
+        let minimum = self.settings.load().min_size;
+        let mut gate = self.gate.lock();
+        while !gate.closed && gate.total() < minimum.min(gate.size) {
+            gate.opening += 1;
+            let pool = Arc::clone(self);
+            task::spawn("open server connection", async move { pool.open(Duration::ZERO).await });
+        }
+    }
+
+    /// Opens one connection, which is counted in `gate.opening` already, and gives it to the oldest waiter.
+    async fn open(self: Arc<Self>, delay: Duration) {
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        match self.store.get().await {
+            Ok(mut object) => {
+                self.stats.opened.fetch_add(1, Ordering::Relaxed);
+                let lifetime = self.settings.load().max_lifetime;
+                object.retire_at = (!lifetime.is_zero()).then(|| object.opened_at + jittered(lifetime, object.identity().id));
+                self.servers.lock().insert(object.identity().id, Arc::clone(&object.info));
+                {
+                    let mut gate = self.gate.lock();
+                    gate.opening -= 1;
+                    gate.leased += 1;
+                }
+                ServerLease::new(object, Arc::clone(&self)).checkin();
+            }
+            Err(error) => self.open_failed(error),
+        }
+    }
+
+    fn open_failed(self: &Arc<Self>, error: managed::PoolError<ConnectError>) {
+        self.stats.open_failures.fetch_add(1, Ordering::Relaxed);
+        let error = match error {
+            managed::PoolError::Backend(error) => CheckoutError::Connect(Arc::new(error)),
+            _ => CheckoutError::Closed,
+        };
+        if let CheckoutError::Connect(cause) = &error {
+            if cause.is_node_down() && self.node.set_state(NodeState::Down) != NodeState::Down {
+                tracing::warn!(node = %self.node.address, error = %cause, "node is down");
+            } else {
+                tracing::warn!(pool = %self.key, error = %cause, "could not open a server connection");
+            }
+        }
+        let mut gate = self.gate.lock();
+        gate.opening -= 1;
+        if gate.idle + gate.leased > 0 && !matches!(error, CheckoutError::Closed) {
+            // Others are alive and will come back; try again for those who wait, but not in a hurry.
+            if gate.openings_wanted() > 0 {
+                gate.opening += 1;
+                let pool = Arc::clone(self);
+                task::spawn("open server connection", async move { pool.open(REOPEN_DELAY).await });
+            }
+            return;
+        }
+        // Nobody can be served: tell all who wait.
+        let waiters: Vec<_> = gate.waiters.drain(..).collect();
+        drop(gate);
+        for waiter in waiters {
+            let _ = waiter.sender.send(Err(error.clone()));
+        }
+    }
+
+    /// Closes idle connections that are too old, idle for too long, or dead.
+    pub(super) fn reap(&self, now: Instant) {
+        let settings = self.settings.load();
+        let mut gate = self.gate.lock();
+        let mut spare = gate.total().saturating_sub(settings.min_size);
+        let epoch = gate.epoch_started;
+        let result = self.store.retain(|connection, _| {
+            let retired = connection.retire_at.is_some_and(|at| at <= now)
+                || epoch.is_some_and(|epoch| connection.opened_at < epoch);
+            let unused = !settings.idle_timeout.is_zero()
+                && now.saturating_duration_since(connection.idle_since) >= settings.idle_timeout;
+            let close = retired || !connection.is_alive() || (unused && spare > 0);
+            if close {
+                spare = spare.saturating_sub(1);
+            }
+            !close
+        });
+        gate.idle = gate.idle.saturating_sub(result.removed.len());
+        drop(gate);
+        for mut connection in result.removed {
+            connection.say_goodbye();
+            self.stats.closed.fetch_add(1, Ordering::Relaxed);
+            self.forget(&connection);
+        }
+    }
+
+    /// Closes idle connections now and the others when they come back; new ones are opened as needed.
+    pub fn renew(&self, now: Instant) {
+        self.gate.lock().epoch_started = Some(now);
+        self.reap(now);
+    }
+
+    /// Closes the pool: waiters are told, idle connections closed, the others when they come back.
+    pub fn close(&self) {
+        let waiters: Vec<_> = {
+            let mut gate = self.gate.lock();
+            gate.closed = true;
+            gate.waiters.drain(..).collect()
+        };
+        for waiter in waiters {
+            let _ = waiter.sender.send(Err(CheckoutError::Closed));
+        }
+        self.renew(Instant::now());
+    }
+
+    /// Where its connections are.
+    pub fn counts(&self, now: Instant) -> PoolCounts {
+        let gate = self.gate.lock();
+        PoolCounts {
+            idle: gate.idle,
+            leased: gate.leased,
+            opening: gate.opening,
+            waiting: gate.waiters.iter().filter(|waiter| !waiter.sender.is_closed()).count(),
+            oldest_wait: gate
+                .waiters
+                .iter()
+                .find(|waiter| !waiter.sender.is_closed())
+                .map_or(Duration::ZERO, |waiter| now.saturating_duration_since(waiter.since)),
+        }
+    }
+
+    /// Its server connections, by number.
+    pub fn servers(&self) -> Vec<Arc<ServerInfo>> {
+        let mut all: Vec<_> = self.servers.lock().values().cloned().collect();
+        all.sort_by_key(|info| info.identity.id);
+        all
+    }
+}
+
+/// Between 80 and 100 % of `lifetime`, so that connections opened together do not close together.
+fn jittered(lifetime: Duration, seed: u64) -> Duration {
+    let spread = (seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as u32 % 201;
+    lifetime * (800 + spread) / 1000
+}

@@ -1,0 +1,111 @@
+//! All pools, by what they are for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::cluster::Node;
+use crate::config::PoolSettings;
+use crate::server::ServerTarget;
+
+use super::manager::{Pool, PoolKey};
+use super::stats::{Averages, StatsSnapshot};
+
+/// The statistics period, as PgBouncer's `stats_period`.
+const STATS_PERIOD: Duration = Duration::from_mins(1);
+
+/// A (database, user), over all nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserKey {
+    /// Database as clients name it.
+    pub database: String,
+    /// User as clients name it.
+    pub user: String,
+}
+
+/// All pools.
+#[derive(Debug, Default)]
+pub struct PoolRegistry {
+    pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    /// Totals of pools that were closed, so that counters of a database never go back.
+    retired: Mutex<BTreeMap<String, StatsSnapshot>>,
+    averages: Mutex<(Option<Instant>, BTreeMap<String, StatsSnapshot>, BTreeMap<String, Averages>)>,
+}
+
+impl PoolRegistry {
+    /// The pool for `key`, made if there is none.
+    pub fn pool(&self, key: PoolKey, make: impl FnOnce() -> (Arc<Node>, ServerTarget, PoolSettings)) -> Arc<Pool> {
+        let mut pools = self.pools.lock();
+        if let Some(pool) = pools.get(&key) {
+            return Arc::clone(pool);
+        }
+        let (node, target, settings) = make();
+        let pool = Pool::new(key.clone(), node, target, settings);
+        pools.insert(key, Arc::clone(&pool));
+        pool
+    }
+
+    /// All of them, in order of their keys.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        let mut all: Vec<_> = self.pools.lock().values().cloned().collect();
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        all
+    }
+
+    /// Takes out and closes the pools that `keep` refuses (their database, user or node is gone, or their
+    /// password changed).
+    pub fn close_unless(&self, keep: impl Fn(&Pool) -> bool) {
+        let removed: Vec<_> = {
+            let mut pools = self.pools.lock();
+            let keys: Vec<_> = pools.values().filter(|pool| !keep(pool)).map(|pool| pool.key.clone()).collect();
+            keys.iter().filter_map(|key| pools.remove(key)).collect()
+        };
+        for pool in removed {
+            pool.close();
+            let mut retired = self.retired.lock();
+            let total = retired.entry(pool.key.database.clone()).or_default();
+            *total = total.plus(pool.stats.snapshot());
+        }
+    }
+
+    /// Totals by database since the process began.
+    pub fn totals(&self) -> BTreeMap<String, StatsSnapshot> {
+        let mut totals = self.retired.lock().clone();
+        for pool in self.pools() {
+            let total = totals.entry(pool.key.database.clone()).or_default();
+            *total = total.plus(pool.stats.snapshot());
+        }
+        totals
+    }
+
+    /// What was counted by database in the last whole statistics period.
+    pub fn averages(&self) -> BTreeMap<String, Averages> {
+        self.averages.lock().2.clone()
+    }
+
+    /// Ends a statistics period if it is time.
+    pub(super) fn roll_averages(&self, now: Instant) {
+        let mut averages = self.averages.lock();
+        let Some(started) = averages.0 else {
+            averages.0 = Some(now);
+            return;
+        };
+        let period = now.saturating_duration_since(started);
+        if period < STATS_PERIOD {
+            return;
+        }
+        let totals = self.totals();
+        let period_micros = u64::try_from(period.as_micros()).unwrap_or(u64::MAX);
+        averages.2 = totals
+            .iter()
+            .map(|(database, total)| {
+                let before = averages.1.get(database).copied().unwrap_or_default();
+                (database.clone(), Averages { delta: total.since(before), period_micros })
+            })
+            .collect();
+        averages.0 = Some(now);
+        averages.1 = totals;
+    }
+}
