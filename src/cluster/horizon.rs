@@ -6,6 +6,9 @@
 //! the primary.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Context;
+
+use futures_util::task::AtomicWaker;
 
 use super::lsn::Lsn;
 
@@ -15,12 +18,21 @@ pub struct WriteHorizon {
     issued: AtomicU64,
     answered: AtomicU64,
     position: AtomicU64,
+    waker: AtomicWaker,
 }
 
 impl WriteHorizon {
-    /// Takes a ticket for a write that was acknowledged before this call.
+    /// Takes a ticket for a write that was acknowledged before this call; wakes the probe.
     pub fn take_ticket(&self) -> u64 {
-        self.issued.fetch_add(1, Ordering::AcqRel) + 1
+        let ticket = self.issued.fetch_add(1, Ordering::AcqRel) + 1;
+        self.waker.wake();
+        ticket
+    }
+
+    /// Whether tickets wait for an answer; if none does, the task is woken when one is taken.
+    pub fn poll_waiting(&self, cx: &Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        self.is_waiting()
     }
 
     /// The newest ticket; a probe reads it before it asks the primary.

@@ -11,6 +11,7 @@ mod manager;
 mod reaper;
 mod registry;
 mod stats;
+mod topology;
 
 pub use gate::{CheckoutError, Waiting};
 pub use lease::ServerLease;
@@ -18,3 +19,4 @@ pub use manager::{Pool, PoolCounts, PoolKey};
 pub use reaper::run as run_reaper;
 pub use registry::{PoolRegistry, UserKey};
 pub use stats::{Averages, PoolStats, StatsSnapshot};
+pub use topology::{DatabaseEntry, RouteCounters, Topology};

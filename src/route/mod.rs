@@ -1,1 +1,134 @@
-//! Room `route`: see the map in `lib.rs`.
+//! The decision: which node runs a statement, and why. One pure function.
+//!
+//! Invariants: [`decide`] is total; what is not known to be a read goes to the primary; nothing (hint,
+//! setting, topology) sends anything else to a replica. It is asked only when a session holds no server
+//! connection: inside a transaction, or pinned, the connection held is the route.
+
+mod reason;
+mod rules;
+
+pub use reason::Reason;
+
+use crate::cluster::Lsn;
+use crate::config::Reads;
+use crate::sql::{Effect, HintRole, Isolation, Statement, TransactionControl};
+
+/// What is to be run: one string, or all statements of a batch together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// The strictest effect of all.
+    pub effect: Effect,
+    /// It opens a transaction that is READ ONLY and that a standby accepts.
+    pub begins_read_only: bool,
+    /// What comments ask for; the primary wins.
+    pub hint: Option<HintRole>,
+}
+
+impl Work {
+    /// Nothing to run.
+    pub const NONE: Self = Self { effect: Effect::Empty, begins_read_only: false, hint: None };
+
+    /// One statement string.
+    pub fn of(statement: &Statement) -> Self {
+        // A standby refuses SERIALIZABLE.
+        let begins_read_only = matches!(
+            statement.control,
+            Some(TransactionControl::Begin { read_only: Some(true), isolation, .. })
+                if isolation != Some(Isolation::Serializable)
+        );
+        Self { effect: statement.effect, begins_read_only, hint: statement.hint.role }
+    }
+
+    /// This and then `statement`, in one batch.
+    #[must_use]
+    pub fn and(self, statement: &Statement) -> Self {
+        let next = Self::of(statement);
+        if self == Self::NONE {
+            return next;
+        }
+        let hint = match (self.hint, next.hint) {
+            (Some(HintRole::Primary), _) | (_, Some(HintRole::Primary)) => Some(HintRole::Primary),
+            (a, b) => a.or(b),
+        };
+        // After BEGIN READ ONLY, reads stay what the BEGIN made of them.
+        if self.begins_read_only && matches!(next.effect, Effect::Read | Effect::Empty) {
+            return Self { hint, ..self };
+        }
+        Self { effect: self.effect.max(next.effect), begins_read_only: false, hint }
+    }
+}
+
+/// How fresh a replica must be for this client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Any healthy replica will do.
+    Any,
+    /// The client has written, and how far is not known yet.
+    NotKnownYet,
+    /// It must have replayed up to here.
+    At(Lsn),
+}
+
+/// What the decision needs to know of the client.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionView {
+    /// Where reads may go.
+    pub reads: Reads,
+    /// How fresh they must be.
+    pub freshness: Freshness,
+}
+
+/// What the decision needs to know of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeView {
+    /// It may take reads: it answers, is not too far behind, has the role it should have.
+    pub usable: bool,
+    /// Replayed up to here, at least.
+    pub replayed: Lsn,
+    /// Statements in flight.
+    pub in_flight: u32,
+    /// Its share.
+    pub weight: u32,
+}
+
+/// What the decision needs to know of the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterView<'a> {
+    /// The primary.
+    pub primary: NodeView,
+    /// The replicas, in the order of the configuration.
+    pub replicas: &'a [NodeView],
+}
+
+/// Where to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The primary.
+    Primary,
+    /// The replica with this index.
+    Replica(usize),
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub target: Target,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Decides where `work` runs. `turn` is any number; it spreads equals.
+pub fn decide(work: Work, session: SessionView, cluster: ClusterView<'_>, turn: u32) -> Route {
+    let primary = |reason| Route { target: Target::Primary, reason };
+    if let Some(reason) = rules::must_be_primary(work) {
+        return primary(reason);
+    }
+    if let Some(reason) = rules::wants_primary(work, session, cluster) {
+        return primary(reason);
+    }
+    rules::choose_replica(work, session, cluster, turn)
+}
+
+#[cfg(test)]
+mod tests;

@@ -37,8 +37,8 @@ pub struct ServerTarget {
     pub user: String,
     /// Its password.
     pub password: Option<Secret>,
-    /// TLS, shared by all connections.
-    pub tls: Arc<ServerTlsConnector>,
+    /// TLS, shared by all connections; `None` when the mode is disable.
+    pub tls: Option<Arc<ServerTlsConnector>>,
     /// How much TLS.
     pub tls_mode: ServerTlsMode,
     /// Derived SCRAM keys, shared by all connections.
@@ -208,6 +208,7 @@ fn addresses(socket: &Socket, node: &NodeAddress) -> ((String, u16), (String, u1
 
 async fn secure(mut socket: Socket, target: &ServerTarget) -> Result<Stream, LoginError> {
     // libpq does the same: TLS makes no sense on a unix socket.
+    let Some(tls) = &target.tls else { return Ok(Stream::Plain(socket)) };
     if target.tls_mode == ServerTlsMode::Disable || matches!(socket, Socket::Unix(_)) {
         return Ok(Stream::Plain(socket));
     }
@@ -217,9 +218,9 @@ async fn secure(mut socket: Socket, target: &ServerTarget) -> Result<Stream, Log
     // Exactly one byte: anything behind it that came unencrypted would be smuggled into the session.
     match socket.read_u8().await? {
         b'S' => {
-            let name = ServerTlsConnector::server_name(&target.address.host)
-                .map_err(|error| LoginError::Protocol(error.to_string()))?;
-            let connector = tokio_rustls::TlsConnector::from(target.tls.current());
+            let name =
+                tls.server_name(&target.address.host).map_err(|error| LoginError::Protocol(error.to_string()))?;
+            let connector = tokio_rustls::TlsConnector::from(tls.current());
             let stream = connector.connect(name, socket).await?;
             Ok(Stream::TlsConnected(Box::new(stream)))
         }

@@ -1,1 +1,34 @@
-//! Room `session`: see the map in `lib.rs`.
+//! One client, start to end.
+//!
+//! ```text
+//! start    first packets: TLS, cancel, startup
+//! login    who is it, what is it told
+//! client   the state of a session, and its loop: wait for a batch, run it
+//! batch    where a batch ends; what is sent for it
+//! checkout which pool, and the wait for it
+//! exchange what the server owes (pure)
+//! relay    bytes both ways until nothing is owed
+//! state    what a transaction leaves behind: settings, pins
+//! ```
+//!
+//! The session's own task drives both sockets: there is no second task and no channel between them. A
+//! session that is dropped at any await leaves its server connection unclean, and so closed.
+
+mod batch;
+mod checkout;
+mod client;
+mod console;
+mod context;
+mod error;
+mod exchange;
+mod freshness;
+mod idle;
+mod login;
+mod relay;
+mod start;
+mod startup_options;
+mod state;
+mod statements;
+
+pub use context::SessionContext;
+pub use start::serve;

@@ -1,0 +1,259 @@
+//! The configuration brought to life: databases with their nodes, counters and pools.
+//!
+//! A [`Topology`] is a snapshot; a reload builds a new one, which takes over the nodes, counters and
+//! caches of the old one where they are for the same thing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::auth::ScramCache;
+use crate::cluster::{Cluster, Node, NodeAddress, Replica};
+use crate::config::{ClientPassword, Config, Database, NodeSettings, PoolSettings, Secret, ServerTlsMode};
+use crate::net::tls::ServerTlsConnector;
+use crate::protocol::parameters::Parameters;
+use crate::route::Reason;
+use crate::server::ServerTarget;
+
+use super::manager::{Pool, PoolKey};
+use super::registry::PoolRegistry;
+
+/// Databases made of the wildcard entry, at most; names come from clients.
+const WILDCARD_DATABASES_MAX: usize = 1000;
+
+/// How often each reason decided, for one database.
+#[derive(Debug)]
+pub struct RouteCounters([AtomicU64; Reason::ALL.len()]);
+
+impl Default for RouteCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl RouteCounters {
+    /// Counts a statement.
+    #[inline]
+    pub fn count(&self, reason: Reason) {
+        if let Some(counter) = self.0.get(reason as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// All counts.
+    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.iter().zip(&self.0).map(|(reason, count)| (*reason, count.load(Ordering::Relaxed)))
+    }
+}
+
+/// What a login was told by a server: reported settings, by user and startup settings, and when.
+pub type ReportedCache = Mutex<HashMap<(String, String), (Instant, Parameters)>>;
+
+/// A database in use.
+#[derive(Debug)]
+pub struct DatabaseEntry {
+    /// Its name, as clients ask for it.
+    pub name: String,
+    /// Its settings; those of the wildcard for a name that has none of its own.
+    pub settings: Database,
+    /// Its nodes.
+    pub cluster: Cluster,
+    /// Where its statements went.
+    pub routes: Arc<RouteCounters>,
+    /// Reported settings by (user, startup settings).
+    pub reported: ReportedCache,
+}
+
+/// The snapshot.
+#[derive(Debug)]
+pub struct Topology {
+    /// The configuration it was made of.
+    pub config: Arc<Config>,
+    /// Grows with each reload.
+    pub version: u64,
+    nodes: BTreeMap<NodeAddress, Arc<Node>>,
+    databases: BTreeMap<String, Arc<DatabaseEntry>>,
+    of_wildcard: Mutex<BTreeMap<String, Arc<DatabaseEntry>>>,
+    tls: Option<Arc<ServerTlsConnector>>,
+    scram: Arc<ScramCache>,
+}
+
+impl Topology {
+    /// The topology of `config`. `previous` gives its nodes and counters.
+    pub fn build(
+        config: Arc<Config>,
+        tls: Option<Arc<ServerTlsConnector>>,
+        scram: Arc<ScramCache>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let mut nodes = BTreeMap::new();
+        let mut node = |settings: &NodeSettings| {
+            let address = NodeAddress { host: settings.host.clone(), port: settings.port };
+            let known = previous.and_then(|p| p.nodes.get(&address));
+            let make = || known.map_or_else(|| Arc::new(Node::new(address.clone())), Arc::clone);
+            Arc::clone(nodes.entry(address.clone()).or_insert_with(make))
+        };
+        let mut cluster = |database: &Database| Cluster {
+            primary: node(&database.primary),
+            replicas: database
+                .replicas
+                .iter()
+                .map(|replica| Replica { node: node(replica), weight: replica.weight.max(1) })
+                .collect(),
+        };
+        let mut databases = BTreeMap::new();
+        for (name, settings) in &config.databases {
+            let before = previous.and_then(|p| p.known(name));
+            databases.insert(name.clone(), entry(name, settings, cluster(settings), before.as_deref()));
+        }
+        if let Some(wildcard) = &config.wildcard_database {
+            cluster(wildcard);
+        }
+        Self {
+            version: previous.map_or(1, |p| p.version + 1),
+            config,
+            nodes,
+            databases,
+            of_wildcard: Mutex::default(),
+            tls,
+            scram,
+        }
+    }
+
+    fn known(&self, name: &str) -> Option<Arc<DatabaseEntry>> {
+        self.databases.get(name).cloned().or_else(|| self.of_wildcard.lock().get(name).cloned())
+    }
+
+    /// All nodes, each once.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    /// The database a client asked for; made of the wildcard entry if it has none of its own.
+    pub fn database(&self, name: &str) -> Option<Arc<DatabaseEntry>> {
+        if let Some(found) = self.known(name) {
+            return Some(found);
+        }
+        let settings = self.config.wildcard_database.as_ref()?;
+        let node = |node: &NodeSettings| {
+            self.nodes.get(&NodeAddress { host: node.host.clone(), port: node.port }).cloned()
+        };
+        let replica = |settings: &NodeSettings| {
+            node(settings).map(|node| Replica { node, weight: settings.weight.max(1) })
+        };
+        let cluster = Cluster {
+            primary: node(&settings.primary)?,
+            replicas: settings.replicas.iter().filter_map(replica).collect(),
+        };
+        let made = entry(name, settings, cluster, None);
+        let mut of_wildcard = self.of_wildcard.lock();
+        if of_wildcard.len() < WILDCARD_DATABASES_MAX {
+            of_wildcard.insert(name.to_owned(), Arc::clone(&made));
+        }
+        Some(made)
+    }
+
+    /// Databases in use, by name.
+    pub fn databases(&self) -> Vec<Arc<DatabaseEntry>> {
+        let mut all: Vec<_> = self.databases.values().cloned().collect();
+        all.extend(self.of_wildcard.lock().values().cloned());
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The pool settings of a user in a database.
+    pub fn pool_settings(&self, database: &DatabaseEntry, user: &str) -> PoolSettings {
+        match self.config.users.get(user) {
+            Some(user) => database.settings.pool.with(&user.pool),
+            None => database.settings.pool.clone(),
+        }
+    }
+
+    /// The pool of `user` in `database` on `node`.
+    pub fn pool(
+        &self,
+        registry: &PoolRegistry,
+        database: &DatabaseEntry,
+        user: &str,
+        node: &Arc<Node>,
+    ) -> Arc<Pool> {
+        let key = PoolKey { database: database.name.clone(), user: user.to_owned(), node: node.address.to_string() };
+        registry.pool(key, || {
+            (Arc::clone(node), self.target(database, user, node), self.pool_settings(database, user))
+        })
+    }
+
+    /// How `user` logs in to `database` on `node`.
+    pub fn target(&self, database: &DatabaseEntry, user: &str, node: &Node) -> ServerTarget {
+        let (server_user, password) = self.credentials(user);
+        ServerTarget {
+            address: node.address.clone(),
+            database: database.settings.server_database.clone().unwrap_or_else(|| database.name.clone()),
+            user: server_user,
+            password,
+            tls: self.tls.clone(),
+            tls_mode: if self.tls.is_some() { self.config.tls.server.mode } else { ServerTlsMode::Disable },
+            scram: Arc::clone(&self.scram),
+            timeout: self.config.timeouts.server_connect,
+            extra: Vec::new(),
+        }
+    }
+
+    fn credentials(&self, user: &str) -> (String, Option<Secret>) {
+        let Some(settings) = self.config.users.get(user) else { return (user.to_owned(), None) };
+        let password = settings.server_password.clone().or_else(|| match &settings.password {
+            Some(ClientPassword::Plain(secret)) => Some(secret.clone()),
+            _ => None,
+        });
+        (settings.server_user.clone().unwrap_or_else(|| user.to_owned()), password)
+    }
+
+    /// The user that probes log in as, for a database.
+    pub fn probe_user(&self, database: &DatabaseEntry) -> Option<String> {
+        if let Some(user) = &self.config.health.user {
+            return Some(user.clone());
+        }
+        let may_use = |user: &&crate::config::User| {
+            user.databases.as_ref().is_none_or(|list| list.contains(&database.name))
+                && !self.config.admin.users.contains(&user.name)
+        };
+        let mut users = self.config.users.values().filter(may_use);
+        let with_password = users.clone().find(|user| self.credentials(&user.name).1.is_some());
+        with_password.or_else(|| users.next()).map(|user| user.name.clone())
+    }
+
+    /// Applies this topology to the pools: closes those that no longer fit, reconfigures the others.
+    pub fn apply(&self, registry: &PoolRegistry) {
+        let fits = |pool: &Pool| {
+            let Some(database) = self.database(&pool.key.database) else { return false };
+            let node = database.cluster.nodes().find(|node| node.address.to_string() == pool.key.node);
+            node.is_some_and(|node| same_login(&self.target(&database, &pool.key.user, node), pool.target()))
+        };
+        registry.close_unless(fits);
+        for pool in registry.pools() {
+            if let Some(database) = self.database(&pool.key.database) {
+                let settings = self.pool_settings(&database, &pool.key.user);
+                if settings != *pool.settings() {
+                    pool.reconfigure(settings);
+                }
+            }
+        }
+    }
+}
+
+fn same_login(a: &ServerTarget, b: &ServerTarget) -> bool {
+    a.database == b.database && a.user == b.user && a.password == b.password && a.tls_mode == b.tls_mode
+}
+
+fn entry(name: &str, settings: &Database, cluster: Cluster, before: Option<&DatabaseEntry>) -> Arc<DatabaseEntry> {
+    Arc::new(DatabaseEntry {
+        name: name.to_owned(),
+        settings: settings.clone(),
+        cluster,
+        routes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.routes)),
+        reported: Mutex::default(),
+    })
+}

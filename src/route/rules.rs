@@ -1,0 +1,80 @@
+//! The rules, in the order they are asked, each named by what it protects.
+
+use crate::cluster::pick;
+use crate::config::Reads;
+use crate::sql::{Effect, HintRole};
+
+use super::{ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
+
+/// Correctness: what is not known to be a read runs on the primary.
+pub(super) fn must_be_primary(work: Work) -> Option<Reason> {
+    match work.effect {
+        Effect::Read | Effect::Empty => None,
+        Effect::Transaction if work.begins_read_only => None,
+        Effect::Transaction => Some(Reason::Transaction),
+        Effect::Session => Some(Reason::Session),
+        Effect::Write => Some(Reason::Write),
+        Effect::Unknown => Some(Reason::Unknown),
+    }
+}
+
+/// Wishes and freshness: a read that stays on the primary all the same.
+pub(super) fn wants_primary(work: Work, session: SessionView, cluster: ClusterView<'_>) -> Option<Reason> {
+    if session.reads == Reads::Primary {
+        return Some(Reason::ReadsOnPrimary);
+    }
+    if work.hint == Some(HintRole::Primary) {
+        return Some(Reason::HintPrimary);
+    }
+    if cluster.replicas.is_empty() {
+        return Some(Reason::NoReplica);
+    }
+    if session.freshness == Freshness::NotKnownYet && work.hint != Some(HintRole::Replica) {
+        return Some(Reason::OwnWrites);
+    }
+    None
+}
+
+/// Balance: the least loaded of the replicas that may serve this read.
+pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterView<'_>, turn: u32) -> Route {
+    let accepts_stale = work.hint == Some(HintRole::Replica);
+    let fresh = |node: &NodeView| match session.freshness {
+        Freshness::At(needed) => accepts_stale || node.replayed >= needed,
+        Freshness::Any => true,
+        Freshness::NotKnownYet => accepts_stale,
+    };
+    let eligible = |node: &NodeView| node.usable && fresh(node);
+    if !cluster.replicas.iter().any(|node| node.usable) {
+        return Route { target: Target::Primary, reason: Reason::NoUsableReplica };
+    }
+    if !cluster.replicas.iter().any(eligible) {
+        return Route { target: Target::Primary, reason: Reason::OwnWrites };
+    }
+    let mut candidates: smallvec::SmallVec<[(Target, (u32, u32)); 8]> = cluster
+        .replicas
+        .iter()
+        .enumerate()
+        .filter(|(_, node)| eligible(node))
+        .map(|(index, node)| (Target::Replica(index), (node.in_flight, node.weight)))
+        .collect();
+    if session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable {
+        candidates.push((Target::Primary, (cluster.primary.in_flight, cluster.primary.weight)));
+    }
+    let loads = candidates.iter().map(|(_, load)| *load);
+    let chosen = pick(loads, turn).and_then(|index| candidates.get(index));
+    match chosen {
+        Some(&(Target::Primary, _)) => Route { target: Target::Primary, reason: Reason::ReadShared },
+        Some(&(target, _)) => Route { target, reason: replica_reason(work, accepts_stale) },
+        None => Route { target: Target::Primary, reason: Reason::NoUsableReplica },
+    }
+}
+
+fn replica_reason(work: Work, accepts_stale: bool) -> Reason {
+    if work.begins_read_only {
+        Reason::ReadOnlyTransaction
+    } else if accepts_stale {
+        Reason::HintReplica
+    } else {
+        Reason::Read
+    }
+}

@@ -1,0 +1,131 @@
+//! Why a session ends, and what the client is told.
+
+use std::io;
+
+use crate::clients::Order;
+use crate::config::PoolMode;
+use crate::pool::CheckoutError;
+use crate::protocol::{ErrorResponse, FrameError, Malformed, SqlState};
+use crate::server::QueryError;
+
+/// The end of a session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The client went away; there is nobody to tell.
+    #[error("client disconnected: {0}")]
+    ClientGone(io::Error),
+    /// The server connection was lost while it owed an answer.
+    #[error("server connection lost: {0}")]
+    ServerLost(String),
+    /// The server ended the connection with an error that the client was given already.
+    #[error("server ended the connection: {0}")]
+    ServerEnded(String),
+    /// The client broke the protocol.
+    #[error("protocol violation: {0}")]
+    Protocol(String),
+    /// A limit of the client's was exceeded.
+    #[error("{0}")]
+    Limit(String),
+    /// Somebody told the session to end.
+    #[error("session ended by order: {0:?}")]
+    Ordered(Order),
+    /// A transaction in pool mode statement.
+    #[error("transaction in pool mode {}", .0.as_str())]
+    Mode(PoolMode),
+    /// Said already: the client was given this error as FATAL or it is given it now.
+    #[error("{0}")]
+    Fatal(Box<ErrorResponse>),
+}
+
+impl From<FrameError> for SessionError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::TooShort { .. } => Self::Protocol(error.to_string()),
+            FrameError::TooLong { .. } => Self::Limit(error.to_string()),
+        }
+    }
+}
+
+impl From<Malformed> for SessionError {
+    fn from(error: Malformed) -> Self {
+        Self::Protocol(error.0.to_owned())
+    }
+}
+
+impl From<QueryError> for SessionError {
+    fn from(error: QueryError) -> Self {
+        Self::ServerLost(error.to_string())
+    }
+}
+
+impl SessionError {
+    /// What the client is told before the connection closes; `None` when there is nobody or nothing to tell.
+    pub fn response(&self) -> Option<ErrorResponse> {
+        let fatal = ErrorResponse::fatal;
+        Some(match self {
+            Self::ClientGone(_) | Self::ServerEnded(_) => return None,
+            Self::ServerLost(detail) => fatal(SqlState::CONNECTION_FAILURE, "server connection was lost")
+                .detail(detail.clone())
+                .hint("Connect again; whether the last statement took effect is not known."),
+            Self::Protocol(what) => fatal(SqlState::PROTOCOL_VIOLATION, what.clone()),
+            Self::Limit(what) => fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, what.clone())
+                .hint("Raise limits.message_size in pooler.yaml if such messages are meant."),
+            Self::Mode(mode) => fatal(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                format!("transaction blocks are not allowed in pool mode {}", mode.as_str()),
+            )
+            .hint("Use pool mode transaction for this database or user."),
+            Self::Ordered(order) => ordered(*order)?,
+            Self::Fatal(response) => (**response).clone(),
+        })
+    }
+}
+
+fn ordered(order: Order) -> Option<ErrorResponse> {
+    let fatal = ErrorResponse::fatal;
+    Some(match order {
+        Order::None => return None,
+        Order::Drain | Order::Shutdown => {
+            fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection: the pooler is shutting down")
+                .hint("Connect again.")
+        }
+        Order::Kill => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"),
+        Order::IdleTimeout => fatal(SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle timeout")
+            .hint("timeouts.client_idle in pooler.yaml sets it."),
+        Order::IdleInTransactionTimeout => {
+            fatal(SqlState::IDLE_IN_TRANSACTION_TIMEOUT, "terminating connection due to idle-in-transaction timeout")
+                .hint("timeouts.idle_in_transaction in pooler.yaml sets it.")
+        }
+        Order::TransactionTimeout => {
+            fatal(SqlState::TRANSACTION_TIMEOUT, "terminating connection due to transaction timeout")
+                .hint("timeouts.transaction in pooler.yaml sets it.")
+        }
+        Order::QueryTimeout => fatal(SqlState::QUERY_CANCELED, "canceling statement due to query timeout")
+            .hint("timeouts.query in pooler.yaml sets it."),
+    })
+}
+
+/// What a client is told when it gets no server connection.
+pub fn checkout_response(error: &CheckoutError, pool_size: usize) -> ErrorResponse {
+    match error {
+        CheckoutError::Timeout { waited } => ErrorResponse::error(
+            SqlState::TOO_MANY_CONNECTIONS,
+            "no server connection became free in time",
+        )
+        .detail(format!("All {pool_size} server connections of the pool were in use for {} ms.", waited.as_millis()))
+        .hint("Raise pool.size or pool.checkout_timeout in pooler.yaml, or look for long transactions with SHOW CLIENTS."),
+        CheckoutError::Connect(cause) => {
+            use crate::server::ConnectError;
+            let (code, text) = match &**cause {
+                ConnectError::Refused { code, .. } => (*code, "server refused the connection"),
+                ConnectError::Auth { .. } => (SqlState::INVALID_PASSWORD, "could not log in to the server"),
+                _ => (SqlState::CANNOT_CONNECT_NOW, "could not connect to the server"),
+            };
+            ErrorResponse::error(code, text).detail(format!("{cause}."))
+        }
+        CheckoutError::Closed => {
+            ErrorResponse::error(SqlState::CANNOT_CONNECT_NOW, "the pool was closed by a configuration change")
+                .hint("Connect again.")
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! What the server still owes: a queue of expected answers, and what becomes of each message. Pure.
+//!
+//! Every request sent adds an entry; every answer moves the front. Answers to what we sent on our own
+//! are dropped, answers we know without asking are injected at their place in the order. After an error
+//! the server skips everything up to the next Sync, and so does this queue, undoing what the skipped
+//! requests would have changed in the client's and the server's statements.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use crate::protocol::{BackendTag, ErrorResponse, backend};
+use crate::server::Definition;
+
+/// What is taken back when a request turns out not to have happened.
+#[derive(Debug)]
+pub(super) enum Undo {
+    /// Nothing.
+    Nothing,
+    /// The client's statement of this name was something else before.
+    Client {
+        /// The client's name for it.
+        name: Box<[u8]>,
+        /// What it was.
+        previous: Option<Arc<Definition>>,
+    },
+}
+
+/// One expected answer.
+#[derive(Debug)]
+pub(super) enum Expect {
+    /// A Query of the client's: everything up to ReadyForQuery.
+    Query,
+    /// A Query of our own in front of the batch: swallowed up to ReadyForQuery.
+    OwnQuery,
+    /// ParseComplete for a definition; swallowed unless `visible`.
+    Parse {
+        /// The client asked for it.
+        visible: bool,
+        /// The definition, to be taken from the server's set if it fails; `None` for the unnamed one.
+        definition: Option<u64>,
+        /// The client's side.
+        undo: Undo,
+    },
+    /// ParseComplete that we give ourselves: the server has the statement.
+    InjectParse(Undo),
+    /// BindComplete.
+    Bind,
+    /// CloseComplete of a portal.
+    Close,
+    /// CloseComplete of a statement that we evict: swallowed.
+    OwnClose,
+    /// CloseComplete that we give ourselves: the statement stays on the server for others.
+    InjectClose(Undo),
+    /// ParameterDescription, then RowDescription or NoData.
+    DescribeStatement,
+    /// RowDescription or NoData.
+    DescribePortal,
+    /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// An error that the server is made to raise and that we word ourselves.
+    Fail(Box<ErrorResponse>),
+    /// ReadyForQuery for the client's Sync.
+    Sync,
+    /// ReadyForQuery for a Sync of our own: swallowed.
+    OwnSync,
+    /// FunctionCallResponse and ReadyForQuery.
+    FunctionCall,
+}
+
+/// What becomes of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// To the client as it is.
+    Forward,
+    /// Not for the client.
+    Drop,
+    /// Makes no sense here: the connection is out of step.
+    Unexpected,
+}
+
+/// What the session must do besides.
+#[derive(Debug, Default)]
+pub(super) struct Aftermath {
+    /// Requests that did not happen.
+    pub(super) undone: Vec<Expect>,
+    /// The error came where a Query of our own was expected.
+    pub(super) own_failure: bool,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    queue: VecDeque<Expect>,
+    /// Messages to be put between the server's, in order.
+    pub(super) injected: BytesMut,
+    /// The server skips up to a Sync that was not sent yet.
+    pub(super) skipping: bool,
+    /// The server waits for COPY data.
+    pub(super) copy_in: bool,
+}
+
+impl Exchange {
+    /// Adds an expected answer.
+    pub(super) fn push(&mut self, expect: Expect) {
+        self.queue.push_back(expect);
+    }
+
+    /// Whether nothing is owed.
+    pub(super) fn is_done(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether bulk messages (rows, COPY data) go to the client now.
+    pub(super) fn passes_bulk(&self) -> bool {
+        matches!(self.queue.front(), Some(Expect::Query | Expect::Execute | Expect::FunctionCall))
+    }
+
+    /// Whether COPY data goes on in the extended protocol, where nothing is flushed by itself.
+    pub(super) fn in_extended(&self) -> bool {
+        matches!(self.queue.front(), Some(Expect::Execute))
+    }
+
+    /// Emits what is to be injected at the front.
+    pub(super) fn settle(&mut self) {
+        loop {
+            match self.queue.front() {
+                Some(Expect::InjectParse(_)) => backend::bare(&mut self.injected, BackendTag::PARSE_COMPLETE),
+                Some(Expect::InjectClose(_)) => backend::bare(&mut self.injected, BackendTag::CLOSE_COMPLETE),
+                _ => return,
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    /// Takes one message (not ParameterStatus, NoticeResponse or NotificationResponse, which may come at
+    /// any time).
+    pub(super) fn on_message(&mut self, tag: BackendTag, aftermath: &mut Aftermath) -> Verdict {
+        let verdict = self.advance(tag, aftermath);
+        if verdict != Verdict::Unexpected {
+            self.settle();
+        }
+        verdict
+    }
+
+    fn advance(&mut self, tag: BackendTag, aftermath: &mut Aftermath) -> Verdict {
+        use BackendTag as T;
+        if tag == T::ERROR_RESPONSE {
+            return self.on_error(aftermath);
+        }
+        let Some(front) = self.queue.front() else { return Verdict::Unexpected };
+        let (verdict, done) = match front {
+            Expect::Query => match tag {
+                T::COPY_IN_RESPONSE => {
+                    self.copy_in = true;
+                    (Verdict::Forward, false)
+                }
+                T::READY_FOR_QUERY => {
+                    self.copy_in = false;
+                    (Verdict::Forward, true)
+                }
+                T::PARSE_COMPLETE | T::BIND_COMPLETE | T::CLOSE_COMPLETE | T::COPY_BOTH_RESPONSE => {
+                    (Verdict::Unexpected, false)
+                }
+                _ => (Verdict::Forward, false),
+            },
+            Expect::OwnQuery => (Verdict::Drop, tag == T::READY_FOR_QUERY),
+            Expect::Parse { visible, .. } => match tag {
+                T::PARSE_COMPLETE if *visible => (Verdict::Forward, true),
+                T::PARSE_COMPLETE => (Verdict::Drop, true),
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::Bind => expect_only(tag, T::BIND_COMPLETE),
+            Expect::Close => expect_only(tag, T::CLOSE_COMPLETE),
+            Expect::OwnClose => match tag {
+                T::CLOSE_COMPLETE => (Verdict::Drop, true),
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::DescribeStatement => match tag {
+                T::PARAMETER_DESCRIPTION => (Verdict::Forward, false),
+                T::ROW_DESCRIPTION | T::NO_DATA => (Verdict::Forward, true),
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::DescribePortal => match tag {
+                T::ROW_DESCRIPTION | T::NO_DATA => (Verdict::Forward, true),
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::Execute => match tag {
+                T::COMMAND_COMPLETE | T::EMPTY_QUERY_RESPONSE | T::PORTAL_SUSPENDED => {
+                    self.copy_in = false;
+                    (Verdict::Forward, true)
+                }
+                T::COPY_IN_RESPONSE => {
+                    self.copy_in = true;
+                    // The server reads a Sync that is on its way already as part of the COPY, and ignores it.
+                    self.queue.truncate(1);
+                    (Verdict::Forward, false)
+                }
+                T::DATA_ROW | T::COPY_OUT_RESPONSE | T::COPY_DATA | T::COPY_DONE => (Verdict::Forward, false),
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::Sync => expect_only(tag, T::READY_FOR_QUERY),
+            Expect::OwnSync => match tag {
+                T::READY_FOR_QUERY => (Verdict::Drop, true),
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::FunctionCall => match tag {
+                T::FUNCTION_CALL_RESPONSE => (Verdict::Forward, false),
+                T::READY_FOR_QUERY => (Verdict::Forward, true),
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::Fail(_) | Expect::InjectParse(_) | Expect::InjectClose(_) => (Verdict::Unexpected, false),
+        };
+        if done {
+            self.queue.pop_front();
+        }
+        verdict
+    }
+
+    fn on_error(&mut self, aftermath: &mut Aftermath) -> Verdict {
+        self.copy_in = false;
+        match self.queue.front() {
+            // In the simple protocol ReadyForQuery follows by itself.
+            Some(Expect::Query | Expect::FunctionCall) => return Verdict::Forward,
+            Some(Expect::OwnQuery) => {
+                aftermath.own_failure = true;
+                return Verdict::Drop;
+            }
+            // An error that nobody caused: the server is about to close.
+            None => return Verdict::Forward,
+            Some(_) => {}
+        }
+        let mut verdict = Verdict::Forward;
+        if let Some(Expect::Fail(error)) = self.queue.front() {
+            error.write(&mut self.injected);
+            verdict = Verdict::Drop;
+        }
+        while let Some(front) = self.queue.front() {
+            if matches!(front, Expect::Sync | Expect::OwnSync) {
+                return verdict;
+            }
+            aftermath.undone.extend(self.queue.pop_front());
+        }
+        self.skipping = true;
+        verdict
+    }
+}
+
+fn expect_only(tag: BackendTag, only: BackendTag) -> (Verdict, bool) {
+    if tag == only { (Verdict::Forward, true) } else { (Verdict::Unexpected, false) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use BackendTag as T;
+
+    fn run(exchange: &mut Exchange, tags: &[BackendTag]) -> (Vec<Verdict>, Aftermath) {
+        let mut aftermath = Aftermath::default();
+        let verdicts = tags.iter().map(|tag| exchange.on_message(*tag, &mut aftermath)).collect();
+        (verdicts, aftermath)
+    }
+
+    fn own_parse() -> Expect {
+        Expect::Parse { visible: false, definition: Some(7), undo: Undo::Nothing }
+    }
+
+    #[test]
+    fn our_own_answers_are_dropped_and_known_ones_injected_in_order() {
+        let mut exchange = Exchange::default();
+        for expect in [Expect::OwnQuery, Expect::InjectParse(Undo::Nothing), own_parse(), Expect::Bind, Expect::Execute, Expect::Sync] {
+            exchange.push(expect);
+        }
+        let (verdicts, _) = run(&mut exchange, &[T::ROW_DESCRIPTION, T::DATA_ROW, T::COMMAND_COMPLETE, T::READY_FOR_QUERY]);
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Drop));
+        assert_eq!(&exchange.injected[..1], b"1", "injected once the own query is done");
+        let (verdicts, _) = run(
+            &mut exchange,
+            &[T::PARSE_COMPLETE, T::BIND_COMPLETE, T::DATA_ROW, T::COMMAND_COMPLETE, T::READY_FOR_QUERY],
+        );
+        assert_eq!(verdicts[0], Verdict::Drop);
+        assert!(verdicts[1..].iter().all(|verdict| *verdict == Verdict::Forward));
+        assert!(exchange.is_done());
+    }
+
+    #[test]
+    fn an_error_skips_to_the_sync_and_tells_what_did_not_happen() {
+        let mut exchange = Exchange::default();
+        for expect in [own_parse(), Expect::Bind, Expect::Execute, Expect::Sync, Expect::Bind, Expect::Sync] {
+            exchange.push(expect);
+        }
+        let (verdicts, aftermath) = run(&mut exchange, &[T::PARSE_COMPLETE, T::ERROR_RESPONSE, T::READY_FOR_QUERY]);
+        assert_eq!(verdicts, [Verdict::Drop, Verdict::Forward, Verdict::Forward]);
+        assert_eq!(aftermath.undone.len(), 2, "the Parse had happened; Bind and Execute had not");
+        assert!(!exchange.skipping && !exchange.is_done());
+    }
+
+    #[test]
+    fn an_error_without_a_sync_leaves_the_server_skipping() {
+        let mut exchange = Exchange::default();
+        exchange.push(Expect::Bind);
+        run(&mut exchange, &[T::ERROR_RESPONSE]);
+        assert!(exchange.skipping && exchange.is_done());
+    }
+
+    #[test]
+    fn a_sync_sent_before_copy_data_is_not_answered() {
+        let mut exchange = Exchange::default();
+        exchange.push(Expect::Execute);
+        exchange.push(Expect::Sync);
+        run(&mut exchange, &[T::COPY_IN_RESPONSE]);
+        assert!(exchange.copy_in);
+        run(&mut exchange, &[T::COMMAND_COMPLETE]);
+        assert!(exchange.is_done() && !exchange.copy_in);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_noticed() {
+        let mut exchange = Exchange::default();
+        assert_eq!(run(&mut exchange, &[T::DATA_ROW]).0, [Verdict::Unexpected]);
+        exchange.push(Expect::Bind);
+        assert_eq!(run(&mut exchange, &[T::READY_FOR_QUERY]).0, [Verdict::Unexpected]);
+    }
+
+    #[test]
+    fn an_error_of_ours_replaces_the_servers() {
+        let mut exchange = Exchange::default();
+        let error = ErrorResponse::error(crate::protocol::SqlState::DUPLICATE_PREPARED_STATEMENT, "exists");
+        exchange.push(Expect::Fail(Box::new(error)));
+        exchange.push(Expect::Sync);
+        assert_eq!(run(&mut exchange, &[T::ERROR_RESPONSE]).0, [Verdict::Drop]);
+        assert_eq!(exchange.injected[0], b'E');
+    }
+}
