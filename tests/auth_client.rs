@@ -427,7 +427,7 @@ fn passes_damaged(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_messages_never_pass(which in 0_usize..2, damage in damage()) {

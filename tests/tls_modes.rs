@@ -182,6 +182,35 @@ fn hosts_that_are_no_names() {
     connect(&require, "no name", &pki.acceptor()).unwrap();
 }
 
+/// What `openssl req -new -x509` makes: its own authority, and the file of authorities is the certificate itself.
+#[test]
+fn a_self_signed_certificate_can_be_its_own_authority() {
+    let pki = Pki::new();
+    let trusted = |until_year: i32| {
+        let mut params = CertificateParams::new([HOST.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = rcgen::date_time_ymd(until_year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        fs::write(pki.path("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(pki.path("key.pem"), key.serialize_pem()).unwrap();
+        fs::copy(pki.path("cert.pem"), pki.path("ca.pem")).unwrap();
+        pki.acceptor()
+    };
+    let expired = trusted(2001);
+    for mode in [ServerTlsMode::VerifyCa, ServerTlsMode::VerifyFull] {
+        connect(&pki.connector(mode), HOST, &expired).unwrap_err();
+    }
+    let other = trusted(4000);
+    let good = trusted(4000);
+    for mode in [ServerTlsMode::VerifyCa, ServerTlsMode::VerifyFull] {
+        let connector = pki.connector(mode);
+        connect(&connector, HOST, &good).unwrap();
+        connect(&connector, HOST, &other).unwrap_err();
+        let another_name = connect(&connector, "other.example.com", &good);
+        assert_eq!(another_name.is_ok(), mode == ServerTlsMode::VerifyCa);
+    }
+}
+
 #[test]
 fn a_server_without_the_key_of_its_certificate_fails_verification() {
     use rustls_pki_types::pem::PemObject as _;

@@ -1,8 +1,9 @@
 //! What a client's password means for each method, and what stands in for a user who has none.
 //!
 //! Salts of plain passwords and of stand-ins come from the same function of the user's name and a secret of the
-//! process, so nobody can tell one from the other. (A stored verifier brings its own salt, the same after a
-//! restart. Who minds that such users can be told from others gives all users verifiers and keeps the secret.)
+//! process, so nobody can tell one from the other. A stored verifier brings its own salt and iteration count,
+//! which outlive the process; over restarts, or when the count is not PostgreSQL's default, a patient observer can
+//! tell such a user from one who does not exist.
 
 use std::fmt;
 use std::num::NonZeroU32;

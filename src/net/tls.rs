@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::ProducesTickets;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -25,7 +25,7 @@ use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use crate::config::{ClientTls, ClientTlsMode, ServerTls, ServerTlsMode};
-use verify::{ChainOnly, Unverified};
+use verify::{Unverified, Verified};
 
 /// The ALPN name of PostgreSQL's protocol.
 pub const ALPN: &[u8] = b"postgresql";
@@ -238,14 +238,10 @@ impl Current {
             ServerTlsMode::Disable | ServerTlsMode::Prefer | ServerTlsMode::Require => Arc::new(Unverified {
                 schemes: provider.signature_verification_algorithms.supported_schemes(),
             }),
-            ServerTlsMode::VerifyCa => {
-                Arc::new(ChainOnly { roots: authorities(settings)?, provider: Arc::clone(&provider) })
-            }
-            ServerTlsMode::VerifyFull => {
-                let roots = Arc::new(authorities(settings)?);
-                WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-                    .build()
-                    .map_err(|error| rustls::Error::General(error.to_string()))?
+            ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => {
+                let (authorities, roots) = authorities(settings)?;
+                let check_name = settings.mode == ServerTlsMode::VerifyFull;
+                Arc::new(Verified { authorities, roots, check_name, provider: Arc::clone(&provider) })
             }
         };
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -259,17 +255,18 @@ impl Current {
     }
 }
 
-fn authorities(settings: &ServerTls) -> Result<RootCertStore, TlsError> {
+fn authorities(settings: &ServerTls) -> Result<(Vec<CertificateDer<'static>>, RootCertStore), TlsError> {
     let path = settings.ca.as_deref().ok_or(TlsError::NotSet { setting: "tls.server.ca" })?;
+    let authorities = certificates(CA, path)?;
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(CA, path)? {
-        roots.add(certificate).map_err(|source| TlsError::Unusable {
+    for certificate in &authorities {
+        roots.add(certificate.clone()).map_err(|source| TlsError::Unusable {
             what: CA,
             path: path.to_owned(),
             source,
         })?;
     }
-    Ok(roots)
+    Ok((authorities, roots))
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
