@@ -95,7 +95,7 @@ pub(super) struct Exchange {
     queue: VecDeque<Expect>,
     /// Messages to be put between the server's, in order.
     pub(super) injected: BytesMut,
-    /// The server skips up to a Sync that was not sent yet.
+    /// Everything is skipped up to a Sync that the client has not sent yet.
     pub(super) skipping: bool,
     /// The server waits for COPY data.
     pub(super) copy_in: bool,
@@ -120,6 +120,11 @@ impl Exchange {
     /// Whether COPY data goes on in the extended protocol, where nothing is flushed by itself.
     pub(super) fn in_extended(&self) -> bool {
         matches!(self.queue.front(), Some(Expect::Execute))
+    }
+
+    /// Whether what comes now answers a request of our own.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self.queue.front(), Some(Expect::OwnQuery))
     }
 
     /// Emits what is to be injected at the front.
@@ -237,8 +242,14 @@ impl Exchange {
             verdict = Verdict::Drop;
         }
         while let Some(front) = self.queue.front() {
-            if matches!(front, Expect::Sync | Expect::OwnSync) {
-                return verdict;
+            match front {
+                Expect::Sync => return verdict,
+                Expect::OwnSync => {
+                    // The server is in step again after it, but the client has yet to send its own Sync.
+                    self.skipping = true;
+                    return verdict;
+                }
+                _ => {}
             }
             aftermath.undone.extend(self.queue.pop_front());
         }

@@ -1,7 +1,5 @@
 //! How fresh a replica must be for this client: it must have replayed the client's own last write.
 
-use std::sync::Arc;
-
 use crate::cluster::{Cluster, Lsn};
 use crate::route::Freshness;
 
@@ -19,7 +17,7 @@ pub(super) enum LastWrite {
 
 impl LastWrite {
     /// A write was acknowledged just now.
-    pub(super) fn acknowledged(&mut self, cluster: &Arc<Cluster>) {
+    pub(super) fn acknowledged(&mut self, cluster: &Cluster) {
         if !cluster.replicas.is_empty() {
             *self = Self::Ticket(cluster.primary.horizon.take_ticket());
         }

@@ -1,0 +1,500 @@
+//! A batch: client messages up to Query, Sync, Flush or a limit. What it means, and what is sent for it.
+//!
+//! Two passes over the same bytes: [`ClientSession::plan`] finds out what the batch does, so that it can
+//! be routed; [`ClientSession::build`] writes what the chosen server must get, now that it is known what
+//! that server lacks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Buf, BytesMut};
+use smallvec::SmallVec;
+
+use crate::pool::ServerLease;
+use crate::protocol::extended::{self, Bind, Parse, Target as Named};
+use crate::protocol::{ErrorResponse, FrontendTag, SqlState, TransactionStatus, backend, frame, frontend};
+use crate::route::Work;
+use crate::server::Definition;
+use crate::sql::{Effect, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set};
+
+use super::client::ClientSession;
+use super::context::SessionContext;
+use super::error::SessionError;
+use super::exchange::{Expect, Undo};
+use super::state::is_deallocate_all;
+use super::statements::ClientStatements;
+
+/// What ended a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BatchEnd {
+    /// A simple query.
+    Query,
+    /// Sync.
+    Sync,
+    /// Flush.
+    Flush,
+    /// A function call.
+    FunctionCall,
+    /// A limit: the batch goes on.
+    Partial,
+    /// The client leaves.
+    Terminate,
+}
+
+/// The first `len` bytes of the client's inbox: whole messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch {
+    pub(super) end: BatchEnd,
+    pub(super) len: usize,
+}
+
+/// What a batch does.
+pub(super) struct Plan {
+    pub(super) work: Work,
+    pub(super) effects: SessionEffects,
+    /// What its Parse messages define, in order; `None` where the name is taken.
+    definitions: SmallVec<[Option<Arc<Definition>>; 2]>,
+    /// It only asks about statements: no Bind, no Execute.
+    only_asks: bool,
+    /// Nothing in it needs a server.
+    pub(super) is_local: bool,
+    pub(super) set: Option<SetCommand>,
+    pub(super) deallocates_all: bool,
+    /// It begins a transaction (which pool mode statement refuses).
+    pub(super) begins: bool,
+    /// It may commit a change.
+    pub(super) writes: bool,
+    /// Statements it runs.
+    pub(super) queries: u64,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            work: Work::NONE,
+            effects: SessionEffects::NONE,
+            definitions: SmallVec::new(),
+            only_asks: true,
+            is_local: true,
+            set: None,
+            deallocates_all: false,
+            begins: false,
+            writes: false,
+            queries: 0,
+        }
+    }
+}
+
+impl Plan {
+    fn add(&mut self, statement: &Statement, text: &[u8]) {
+        self.work = self.work.and(statement);
+        self.effects.insert(statement.session);
+        self.begins |= matches!(statement.control, Some(TransactionControl::Begin { .. }));
+        if statement.session.intersects(SessionEffects::DEALLOCATE.union(SessionEffects::DISCARD_ALL)) {
+            self.deallocates_all |= is_deallocate_all(text);
+        }
+        self.writes |= match statement.effect {
+            Effect::Empty | Effect::Read => false,
+            Effect::Transaction => !matches!(
+                statement.control,
+                Some(
+                    TransactionControl::Begin { .. }
+                        | TransactionControl::Commit { .. }
+                        | TransactionControl::Rollback { .. }
+                        | TransactionControl::Savepoint
+                        | TransactionControl::Release
+                        | TransactionControl::RollbackTo
+                )
+            ),
+            Effect::Session | Effect::Write | Effect::Unknown => true,
+        };
+        self.queries += 1;
+        self.is_local = false;
+    }
+}
+
+/// Finds out what the batch in `bytes` does.
+pub(super) fn plan(
+    bytes: &[u8],
+    context: &SessionContext,
+    lex: LexOptions,
+    statements: &ClientStatements,
+    limit: usize,
+) -> Result<Plan, SessionError> {
+    let mut plan = Plan::default();
+    // Statements defined in this batch, which later messages of it may use.
+    let mut fresh: SmallVec<[(&[u8], Arc<Definition>); 2]> = SmallVec::new();
+    let mut parsed: SmallVec<[Arc<Definition>; 2]> = SmallVec::new();
+    let mut rest = bytes;
+    while let Some((header, body, tail)) = frame::split(rest, limit)? {
+        rest = tail;
+        match FrontendTag(header.tag) {
+            FrontendTag::QUERY => {
+                let text = frontend::query_text(body)?;
+                let statement = context.statements.analyze(text, lex);
+                plan.add(&statement, text);
+                if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
+                    plan.set = simple_set(text, lex);
+                }
+                plan.only_asks = false;
+            }
+            FrontendTag::PARSE => {
+                let parse = Parse::read(body)?;
+                plan.is_local = false;
+                let taken = !parse.name.is_empty()
+                    && (statements.find(parse.name).is_some() || fresh.iter().any(|(name, _)| *name == parse.name));
+                if taken {
+                    plan.definitions.push(None);
+                    continue;
+                }
+                let definition = define(&parse, context, lex);
+                fresh.retain(|(name, _)| *name != parse.name);
+                fresh.push((parse.name, Arc::clone(&definition)));
+                parsed.push(Arc::clone(&definition));
+                plan.definitions.push(Some(definition));
+            }
+            FrontendTag::BIND => {
+                let bind = Bind::read(body)?;
+                let known = fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
+                if let Some(definition) = known.or_else(|| statements.find(bind.statement)) {
+                    plan.add(&definition.statement, &definition.sql);
+                }
+                plan.is_local = false;
+                plan.only_asks = false;
+            }
+            FrontendTag::DESCRIBE => {
+                let (target, name) = extended::target(body)?;
+                plan.is_local = false;
+                plan.only_asks &= target == Named::Statement;
+                if let Some(definition) = statements.find(name).filter(|_| target == Named::Statement) {
+                    parsed.push(Arc::clone(definition));
+                }
+            }
+            FrontendTag::CLOSE => {
+                let (target, _) = extended::target(body)?;
+                if target == Named::Portal {
+                    plan.is_local = false;
+                    plan.only_asks = false;
+                }
+            }
+            FrontendTag::SYNC | FrontendTag::FLUSH => {}
+            FrontendTag::FUNCTION_CALL => {
+                plan.work.effect = Effect::Write;
+                plan.writes = true;
+                plan.effects.insert(SessionEffects::UNKNOWN_PROCEDURE);
+                plan.is_local = false;
+                plan.only_asks = false;
+                plan.queries += 1;
+            }
+            _ => {
+                plan.is_local = false;
+                plan.only_asks = false;
+            }
+        }
+    }
+    if plan.only_asks {
+        // Nothing runs; what is asked about decides, so that the asking sees what the running would.
+        for definition in parsed {
+            plan.work = plan.work.and(&definition.statement);
+        }
+        plan.work.begins_read_only = false;
+    }
+    Ok(plan)
+}
+
+fn define(parse: &Parse<'_>, context: &SessionContext, lex: LexOptions) -> Arc<Definition> {
+    let statement = context.statements.analyze_exact(parse.sql, lex);
+    if parse.name.is_empty() {
+        context.definitions.unshared(parse.sql, parse.types, &statement)
+    } else {
+        context.definitions.intern(parse.sql, parse.types, lex.standard_conforming_strings, &statement)
+    }
+}
+
+impl ClientSession {
+    /// Runs a batch that needs no server: only Sync, Flush and Close of statements, with none held.
+    pub(super) fn run_locally(&mut self, batch: Batch) -> Result<(), SessionError> {
+        let bytes = self.wire.inbox.split_to(batch.len);
+        let mut rest = &bytes[..];
+        while let Some((header, body, tail)) = frame::split(rest, usize::MAX)? {
+            rest = tail;
+            match FrontendTag(header.tag) {
+                FrontendTag::CLOSE => {
+                    let (_, name) = extended::target(body)?;
+                    self.statements.set(name, None);
+                    backend::bare(&mut self.wire.outbox, crate::protocol::BackendTag::CLOSE_COMPLETE);
+                }
+                FrontendTag::SYNC => {
+                    backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+                    self.awaiting_sync = false;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// After an error: everything up to the Sync is skipped, as the server does.
+    pub(super) async fn skip(&mut self, batch: Batch) -> Result<(), SessionError> {
+        self.consume(batch);
+        if batch.end != BatchEnd::Sync {
+            return Ok(());
+        }
+        self.exchange.skipping = false;
+        match self.lease.take() {
+            None => {
+                self.awaiting_sync = false;
+                backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+                Ok(())
+            }
+            Some(mut lease) => {
+                // The server skips, too, and is told where to stop.
+                frontend::sync(&mut lease.wire.outbox);
+                self.exchange.push(Expect::Sync);
+                self.exchange_with(lease).await
+            }
+        }
+    }
+
+    /// Drops a batch from the inbox.
+    pub(super) fn consume(&mut self, batch: Batch) {
+        self.wire.inbox.advance(batch.len);
+    }
+
+    /// Prepares what is sent to the server for a batch, and what is expected back.
+    pub(super) fn build(&mut self, lease: &mut ServerLease, batch: Batch, plan: Plan) -> Result<(), SessionError> {
+        self.sync_settings(lease);
+        if batch.end == BatchEnd::Query && plan.is_simple_query(batch, &self.wire.inbox) {
+            self.exchange.push(Expect::Query);
+            self.statements.set(b"", None);
+            lease.unnamed = None;
+            self.send_as_is(lease, batch.len);
+            return Ok(());
+        }
+        // The inbox is lent to the loop and given back; what is in front of it is consumed.
+        let mut inbox = std::mem::take(&mut self.wire.inbox);
+        let result = self.build_extended(lease, inbox.get(..batch.len).unwrap_or_default(), plan, batch);
+        inbox.advance(batch.len);
+        self.wire.inbox = inbox;
+        result
+    }
+
+    /// The first `len` bytes of the inbox go to the server untouched: without a copy, unless something
+    /// small goes out in front of them and one write is cheaper than two.
+    fn send_as_is(&mut self, lease: &mut ServerLease, len: usize) {
+        const COPY_BELOW: usize = 16 * 1024;
+        if !lease.wire.outbox.is_empty() && len < COPY_BELOW {
+            lease.wire.outbox.extend_from_slice(self.wire.inbox.get(..len).unwrap_or_default());
+            self.wire.inbox.advance(len);
+        } else {
+            self.send_from_inbox = len;
+        }
+    }
+
+    /// Gives the server connection this client's settings, if it has others.
+    fn sync_settings(&mut self, lease: &mut ServerLease) {
+        if lease.settings.is_same(&self.settings) {
+            return;
+        }
+        if let Some(sql) = lease.settings.difference(&self.settings) {
+            frontend::query(&mut lease.wire.outbox, sql.as_bytes());
+            self.exchange.push(Expect::OwnQuery);
+            lease.unnamed = None;
+        }
+        lease.settings = self.settings.clone();
+    }
+
+    fn build_extended(
+        &mut self,
+        lease: &mut ServerLease,
+        bytes: &[u8],
+        plan: Plan,
+        batch: Batch,
+    ) -> Result<(), SessionError> {
+        self.evict(lease);
+        let mut definitions = plan.definitions.into_iter();
+        let mut rest = bytes;
+        while let Some((header, body, tail)) = frame::split(rest, usize::MAX)? {
+            let whole = rest.get(..header.total_len).unwrap_or_default();
+            rest = tail;
+            match FrontendTag(header.tag) {
+                FrontendTag::PARSE => {
+                    let parse = Parse::read(body)?;
+                    self.build_parse(lease, &parse, definitions.next().flatten());
+                }
+                FrontendTag::BIND => self.build_bind(lease, whole, &Bind::read(body)?),
+                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body)?,
+                FrontendTag::CLOSE => self.build_close(lease, whole, body)?,
+                tag => {
+                    let expect = match tag {
+                        FrontendTag::EXECUTE => Expect::Execute,
+                        FrontendTag::SYNC => Expect::Sync,
+                        FrontendTag::QUERY => {
+                            self.statements.set(b"", None);
+                            lease.unnamed = None;
+                            Expect::Query
+                        }
+                        FrontendTag::FUNCTION_CALL => Expect::FunctionCall,
+                        // Flush: ours or theirs is added below.
+                        _ => continue,
+                    };
+                    lease.wire.outbox.extend_from_slice(whole);
+                    self.exchange.push(expect);
+                }
+            }
+        }
+        let unsynced = matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial);
+        let held = self.awaiting_sync || lease.status != TransactionStatus::Idle;
+        if unsynced && plan.only_asks && !held {
+            // Nothing runs, so a Sync of our own changes nothing but lets the server connection go while
+            // the client thinks.
+            frontend::sync(&mut lease.wire.outbox);
+            self.exchange.push(Expect::OwnSync);
+        } else if unsynced {
+            frontend::flush(&mut lease.wire.outbox);
+            self.awaiting_sync = true;
+        }
+        self.exchange.settle();
+        Ok(())
+    }
+
+    fn build_parse(&mut self, lease: &mut ServerLease, parse: &Parse<'_>, definition: Option<Arc<Definition>>) {
+        lease.pool().stats.client_parses.fetch_add(1, Ordering::Relaxed);
+        let Some(definition) = definition else {
+            let name = String::from_utf8_lossy(parse.name).into_owned();
+            let message = format!("prepared statement \"{name}\" already exists");
+            self.fail_on_server(lease, ErrorResponse::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message));
+            return;
+        };
+        let limit = self.topology.config.limits.prepared_statements_per_client;
+        if !parse.name.is_empty() && self.statements.len() >= limit {
+            let error = ErrorResponse::error(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                format!("too many prepared statements: the limit is {limit} for each client"),
+            )
+            .hint("Deallocate statements, or raise limits.prepared_statements_per_client in pooler.yaml.");
+            self.fail_on_server(lease, error);
+            return;
+        }
+        let undo = self.statements.set(parse.name, Some(Arc::clone(&definition)));
+        if parse.name.is_empty() {
+            parse.write(&mut lease.wire.outbox, b"");
+            lease.unnamed = Some(definition);
+            self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
+        } else if lease.prepared.touch(definition.id) {
+            self.exchange.push(Expect::InjectParse(undo));
+            return;
+        } else {
+            parse.write(&mut lease.wire.outbox, definition.server_name.as_bytes());
+            self.exchange.push(Expect::Parse { visible: true, definition: Some(definition.id), undo });
+            lease.prepared.insert(definition);
+        }
+        lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Makes sure that the server has a statement of the client's, under a name that is returned.
+    fn ensure_prepared(&mut self, lease: &mut ServerLease, definition: &Arc<Definition>, named: bool) {
+        let write = |out: &mut BytesMut, name: &[u8]| {
+            Parse { name, sql: &definition.sql, types: &definition.types }.write(out, name);
+        };
+        if named {
+            if lease.prepared.touch(definition.id) {
+                return;
+            }
+            write(&mut lease.wire.outbox, definition.server_name.as_bytes());
+            lease.prepared.insert(Arc::clone(definition));
+        } else {
+            if lease.unnamed.as_ref().is_some_and(|held| Arc::ptr_eq(held, definition)) {
+                return;
+            }
+            write(&mut lease.wire.outbox, b"");
+            lease.unnamed = Some(Arc::clone(definition));
+        }
+        let definition = named.then_some(definition.id);
+        self.exchange.push(Expect::Parse { visible: false, definition, undo: Undo::Nothing });
+        lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn build_bind(&mut self, lease: &mut ServerLease, whole: &[u8], bind: &Bind<'_>) {
+        lease.pool().stats.binds.fetch_add(1, Ordering::Relaxed);
+        let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
+            self.missing_statement(lease, bind.statement);
+            return;
+        };
+        let named = !bind.statement.is_empty();
+        self.ensure_prepared(lease, &definition, named);
+        if named {
+            bind.write(&mut lease.wire.outbox, definition.server_name.as_bytes());
+        } else {
+            lease.wire.outbox.extend_from_slice(whole);
+        }
+        self.exchange.push(Expect::Bind);
+    }
+
+    fn build_describe(&mut self, lease: &mut ServerLease, whole: &[u8], body: &[u8]) -> Result<(), SessionError> {
+        let (target, name) = extended::target(body)?;
+        if target == Named::Portal {
+            lease.wire.outbox.extend_from_slice(whole);
+            self.exchange.push(Expect::DescribePortal);
+            return Ok(());
+        }
+        let Some(definition) = self.statements.find(name).map(Arc::clone) else {
+            self.missing_statement(lease, name);
+            return Ok(());
+        };
+        let named = !name.is_empty();
+        self.ensure_prepared(lease, &definition, named);
+        let server_name = if named { definition.server_name.as_bytes() } else { b"" };
+        extended::describe_statement(&mut lease.wire.outbox, server_name);
+        self.exchange.push(Expect::DescribeStatement);
+        Ok(())
+    }
+
+    fn build_close(&mut self, lease: &mut ServerLease, whole: &[u8], body: &[u8]) -> Result<(), SessionError> {
+        let (target, name) = extended::target(body)?;
+        if target == Named::Portal {
+            lease.wire.outbox.extend_from_slice(whole);
+            self.exchange.push(Expect::Close);
+        } else {
+            // The server keeps it for others; it leaves when it is the least recently used.
+            let undo = self.statements.set(name, None);
+            self.exchange.push(Expect::InjectClose(undo));
+        }
+        Ok(())
+    }
+
+    fn missing_statement(&mut self, lease: &mut ServerLease, name: &[u8]) {
+        let message = if name.is_empty() {
+            "unnamed prepared statement does not exist".to_owned()
+        } else {
+            format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
+        };
+        self.fail_on_server(lease, ErrorResponse::error(SqlState::INVALID_STATEMENT_NAME, message));
+    }
+
+    /// Makes the server fail here, so that its transaction fails and the rest of the batch is skipped, and
+    /// words the error ourselves.
+    fn fail_on_server(&mut self, lease: &mut ServerLease, error: ErrorResponse) {
+        // No statement of ours has this name, and a client's names never reach a server.
+        extended::describe_statement(&mut lease.wire.outbox, b"pgweir: no such statement");
+        self.exchange.push(Expect::Fail(Box::new(error)));
+    }
+
+    /// Closes the statements that are over the limit on this server.
+    fn evict(&mut self, lease: &mut ServerLease) {
+        let limit = lease.pool().settings().prepared_statements;
+        let now = lease.prepared.clock();
+        for definition in lease.prepared.evict(limit, now) {
+            extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
+            self.exchange.push(Expect::OwnClose);
+        }
+    }
+}
+
+impl Plan {
+    /// Whether the batch is one Query and nothing else.
+    fn is_simple_query(&self, batch: Batch, inbox: &[u8]) -> bool {
+        matches!(frame::peek(inbox, usize::MAX), Ok(Some(header))
+            if header.total_len == batch.len && header.tag == FrontendTag::QUERY.0)
+    }
+}

@@ -1,0 +1,164 @@
+//! From what a batch does to a server connection: route, pool, wait.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use crate::clients::{Activity, Order};
+use crate::cluster::{Node, NodeState, Role};
+use crate::config::{Consistency, PoolMode};
+use crate::pool::{CheckoutError, Pool, ServerLease};
+use crate::protocol::ErrorResponse;
+use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
+use crate::server::ServerActivity;
+
+use super::client::ClientSession;
+use super::error::{SessionError, checkout_response};
+
+/// How much may be read ahead from a client that waits.
+const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
+
+impl ClientSession {
+    /// Gets a server connection for `work`. `Ok(Err(response))`: there is none, and the client is to be
+    /// told so; the session lives on.
+    pub(super) async fn checkout(&mut self, work: Work) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
+        let mut route = self.route(work);
+        loop {
+            let pool = self.pool(route.target);
+            let result = match pool.try_checkout() {
+                Some(lease) => Ok(lease),
+                None => self.wait(&pool).await?,
+            };
+            match (result, route.target) {
+                (Ok(lease), _) => {
+                    self.target = route.target;
+                    self.database.routes.count(route.reason);
+                    self.link(&lease);
+                    return Ok(Ok(lease));
+                }
+                // The node has just been found down, or refuses us: the next best one, at last the primary.
+                (Err(CheckoutError::Connect(_)), Target::Replica(_)) => {
+                    let again = self.route(work);
+                    let same = again.target == route.target;
+                    route = if same { Route { target: Target::Primary, reason: Reason::ReplicaFailed } } else { again };
+                }
+                (Err(error), _) => return Ok(Err(checkout_response(&error, pool.settings().size))),
+            }
+        }
+    }
+
+    fn route(&mut self, work: Work) -> Route {
+        if self.mode == PoolMode::Session {
+            return Route { target: Target::Primary, reason: Reason::Pinned };
+        }
+        let routing = &self.database.settings.routing;
+        let freshness = match routing.consistency {
+            Consistency::Eventual => Freshness::Any,
+            Consistency::Session => self.last_write.freshness(&self.database.cluster),
+        };
+        let view = SessionView { reads: routing.reads, freshness };
+        let cluster = &self.database.cluster;
+        let replicas: SmallVec<[NodeView; 8]> =
+            cluster.replicas.iter().map(|replica| node_view(&replica.node, replica.weight, Role::Replica)).collect();
+        let primary = node_view(&cluster.primary, 1, Role::Primary);
+        self.turn = self.turn.wrapping_add(1);
+        route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn)
+    }
+
+    /// The pool of a target.
+    pub(super) fn pool(&mut self, target: Target) -> Arc<Pool> {
+        let index = match target {
+            Target::Primary => 0,
+            Target::Replica(index) => index + 1,
+        };
+        if let Some(Some(pool)) = self.pools.get(index) {
+            return Arc::clone(pool);
+        }
+        let node = match target {
+            Target::Primary => &self.database.cluster.primary,
+            // `decide` gives an index of the list it was given.
+            Target::Replica(index) => {
+                self.database.cluster.replicas.get(index).map_or(&self.database.cluster.primary, |r| &r.node)
+            }
+        };
+        let pool = self.topology.pool(&self.context.pools, &self.database, &self.user, node);
+        if self.pools.len() <= index {
+            self.pools.resize(index + 1, None);
+        }
+        if let Some(slot) = self.pools.get_mut(index) {
+            *slot = Some(Arc::clone(&pool));
+        }
+        pool
+    }
+
+    /// Waits in the pool's queue. Meanwhile the client may leave, and orders are obeyed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the place in the queue up; a connection on its way goes back.
+    async fn wait(&mut self, pool: &Arc<Pool>) -> Result<Result<ServerLease, CheckoutError>, SessionError> {
+        let began = Instant::now();
+        self.handle().set_activity(Activity::Waiting, began);
+        let limit = pool.settings().checkout_timeout;
+        let mut waiting = pin!(pool.enqueue(began));
+        let mut timer = pin!(tokio::time::sleep(limit));
+        let result = poll_fn(|cx| {
+            if let Poll::Ready(result) = waiting.as_mut().poll(cx) {
+                return Poll::Ready(Ok(result));
+            }
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(Err(CheckoutError::Timeout { waited: began.elapsed() })));
+            }
+            match self.handle().pending_order(Some(cx)) {
+                // A drain lets what has begun finish.
+                Order::None | Order::Drain | Order::QueryTimeout => {}
+                order => return Poll::Ready(Err(SessionError::Ordered(order))),
+            }
+            while self.wire.inbox.len() < READ_AHEAD_BYTES_MAX {
+                match self.wire.poll_fill(cx) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(SessionError::ClientGone(std::io::ErrorKind::UnexpectedEof.into())));
+                    }
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        let waited = began.elapsed();
+        let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        pool.stats.wait_time.fetch_add(micros, Ordering::Relaxed);
+        self.context.histograms.checkout_wait(waited);
+        if matches!(result, Ok(Err(CheckoutError::Timeout { .. }))) {
+            pool.stats.timeouts.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Tells everybody who looks that this client has this server connection.
+    fn link(&mut self, lease: &ServerLease) {
+        self.handle().link(Arc::clone(lease.identity()));
+        lease.info.set_activity(ServerActivity::Active);
+        lease.info.client.store(self.handle().id.0, Ordering::Relaxed);
+        lease.pool().stats.assignments.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn node_view(node: &Node, weight: u32, role: Role) -> NodeView {
+    let usable = match node.state() {
+        NodeState::Up => node.role() == Some(role),
+        NodeState::Unknown | NodeState::Lagging | NodeState::Down => false,
+    };
+    NodeView {
+        usable,
+        replayed: node.position(),
+        in_flight: node.in_flight.load(Ordering::Relaxed),
+        weight,
+    }
+}

@@ -1,0 +1,227 @@
+//! The state of one session and its loop.
+//!
+//! What a session holds tells where it is: no lease is *idle*; a lease with replies owed is *running*; a
+//! lease in a transaction, pinned, or between Flush and Sync is *held*. [`ClientSession::run`] goes from
+//! one batch to the next until the client leaves or something ends it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::clients::{Activity, ClientGuard, ClientHandle, Order};
+use crate::config::PoolMode;
+use crate::net::Wire;
+use crate::pool::{DatabaseEntry, Pool, ServerLease, Topology};
+use crate::protocol::parameters::Parameters;
+use crate::protocol::{ErrorResponse, TransactionStatus, backend};
+use crate::route::Target;
+use crate::server::Settings;
+use crate::sql::{LexOptions, SessionEffects, SetCommand};
+
+use super::batch::BatchEnd;
+use super::context::SessionContext;
+use super::error::SessionError;
+use super::exchange::Exchange;
+use super::freshness::LastWrite;
+use super::state::PinReason;
+use super::statements::ClientStatements;
+
+/// How long a connection may take to become clean again after its client has left.
+const RESET_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One client's session, logged in.
+pub(super) struct ClientSession {
+    pub(super) context: Arc<SessionContext>,
+    pub(super) guard: ClientGuard,
+    pub(super) wire: Wire,
+    pub(super) topology: Arc<Topology>,
+    pub(super) database: Arc<DatabaseEntry>,
+    pub(super) user: String,
+    pub(super) mode: PoolMode,
+    /// The pool of each node, the primary's first; filled as they are used.
+    pub(super) pools: Vec<Option<Arc<Pool>>>,
+    /// Settings the client has now, and those it began with.
+    pub(super) settings: Settings,
+    pub(super) startup: Settings,
+    /// ParameterStatus as the client knows them.
+    pub(super) told: Parameters,
+    pub(super) lex: LexOptions,
+    pub(super) statements: ClientStatements,
+    pub(super) exchange: Exchange,
+    pub(super) lease: Option<ServerLease>,
+    pub(super) target: Target,
+    /// Requests were sent whose Sync the client has not sent yet.
+    pub(super) awaiting_sync: bool,
+    /// Bytes at the front of the client's inbox that go to the server as they are.
+    pub(super) send_from_inbox: usize,
+    /// Bytes of the message at the front of the client's inbox that is being passed in parts (COPY data).
+    pub(super) pass_to_server: usize,
+    /// Bytes still to come of a message from the server that is being passed in parts.
+    pub(super) pass_to_client: usize,
+    /// Bytes of the inbox already looked at for the end of a batch.
+    pub(super) scanned: usize,
+    /// Bytes of a message that is thrown away as it comes.
+    pub(super) discard: usize,
+    /// What the statements since the last idle moment may have left in the session.
+    pub(super) effects: SessionEffects,
+    /// Some statement since then may have written.
+    pub(super) wrote: bool,
+    /// The client was sent an error in this exchange.
+    pub(super) saw_error: bool,
+    /// The exchange in front of the batch (our own) failed.
+    pub(super) own_failure: Option<String>,
+    /// The server has sent a FATAL error.
+    pub(super) server_ended: Option<String>,
+    /// A SET that stands alone, to be remembered if it succeeds.
+    pub(super) pending_set: Option<SetCommand>,
+    /// Statements of this client's were deallocated by SQL.
+    pub(super) deallocates_all: bool,
+    pub(super) last_write: LastWrite,
+    pub(super) pin: Option<PinReason>,
+    pub(super) turn: u32,
+    pub(super) transaction_began: Option<Instant>,
+    /// Bytes counted already.
+    pub(super) counted: (u64, u64),
+}
+
+impl ClientSession {
+    /// The client's handle.
+    pub(super) fn handle(&self) -> &Arc<ClientHandle> {
+        self.guard.handle()
+    }
+
+    /// Serves the client until it leaves or something ends the session.
+    ///
+    /// # Cancel safety
+    /// Dropped at any await, the session closes its server connection unless that is clean and idle.
+    pub(super) async fn run(mut self) {
+        let end = loop {
+            match self.step().await {
+                Ok(true) => {}
+                Ok(false) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        self.close(end).await;
+    }
+
+    /// One batch; false when the client has said good-bye.
+    async fn step(&mut self) -> Result<bool, SessionError> {
+        self.refresh_topology();
+        self.arm_idle();
+        let batch = self.next_batch().await?;
+        self.handle().clear_deadline();
+        match batch.end {
+            BatchEnd::Terminate => return Ok(false),
+            _ if self.exchange.skipping => self.skip(batch).await?,
+            _ => self.run_batch(batch).await?,
+        }
+        Ok(true)
+    }
+
+    /// Takes a new configuration, where no transaction sees it change.
+    fn refresh_topology(&mut self) {
+        if self.lease.is_some() || self.context.topology_version.load(Ordering::Acquire) == self.topology.version {
+            return;
+        }
+        let topology = self.context.topology.load_full();
+        if let Some(database) = topology.database(&self.database.name) {
+            self.mode = topology.pool_settings(&database, &self.user).mode;
+            self.pools.clear();
+            self.database = database;
+            self.topology = topology;
+        } else {
+            self.handle().order(Order::Kill);
+        }
+    }
+
+    /// Asks for the end of the session if the client stays silent for too long.
+    fn arm_idle(&mut self) {
+        let timeouts = &self.topology.config.timeouts;
+        let in_transaction = self.lease.as_ref().is_some_and(|lease| lease.status != TransactionStatus::Idle);
+        let (limit, order) = if in_transaction {
+            (timeouts.idle_in_transaction, Order::IdleInTransactionTimeout)
+        } else {
+            (timeouts.client_idle, Order::IdleTimeout)
+        };
+        self.arm(limit, order);
+    }
+
+    /// Asks for `order` in `limit` (zero: never), or for the end of the transaction if that is due earlier.
+    pub(super) fn arm(&self, limit: Duration, order: Order) {
+        let whole = self.topology.config.timeouts.transaction;
+        if limit.is_zero() && (whole.is_zero() || self.transaction_began.is_none()) {
+            return;
+        }
+        let now = Instant::now();
+        let own = (!limit.is_zero()).then(|| (now + limit, order));
+        let transaction = self
+            .transaction_began
+            .filter(|_| !whole.is_zero())
+            .map(|began| (began + whole, Order::TransactionTimeout));
+        let earliest = own.into_iter().chain(transaction).min_by_key(|(at, _)| *at);
+        if let Some((at, order)) = earliest {
+            self.handle().set_deadline(order, at);
+        }
+    }
+
+    /// Answers a batch with an error of ours, where no server has seen it.
+    pub(super) fn refuse(&mut self, batch: super::batch::Batch, response: &ErrorResponse) {
+        response.write(&mut self.wire.outbox);
+        match batch.end {
+            BatchEnd::Query | BatchEnd::Sync | BatchEnd::FunctionCall => {
+                backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+            }
+            BatchEnd::Flush | BatchEnd::Partial => self.exchange.skipping = true,
+            BatchEnd::Terminate => {}
+        }
+        self.consume(batch);
+    }
+
+    /// Ends the session: tells the client why, gives the server connection back or closes it.
+    async fn close(mut self, end: Option<SessionError>) {
+        self.handle().unlink();
+        if let Some(error) = end {
+            log_end(&error, self.handle());
+            if let Some(response) = error.response() {
+                response.write(&mut self.wire.outbox);
+            }
+        }
+        // The client may not be reading: it gets a second, not more.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.wire.flush()).await;
+        if let Some(lease) = self.lease.take() {
+            if lease.is_clean() && !self.awaiting_sync {
+                let _ = tokio::time::timeout(RESET_TIMEOUT, reset(lease)).await;
+            }
+        }
+        self.handle().set_activity(Activity::Idle, Instant::now());
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.wire.shutdown()).await;
+    }
+
+    /// Adds the bytes of this client to its database's counters.
+    pub(super) fn count_bytes(&mut self, pool: &Pool) {
+        let (received, sent) = (self.wire.received, self.wire.sent);
+        pool.stats.received.fetch_add(received - self.counted.0, Ordering::Relaxed);
+        pool.stats.sent.fetch_add(sent - self.counted.1, Ordering::Relaxed);
+        self.counted = (received, sent);
+    }
+}
+
+/// Makes a connection that a client had for itself as good as new, and returns it.
+async fn reset(mut lease: ServerLease) {
+    lease.unnamed = None;
+    if lease.simple_query("DISCARD ALL").await.is_ok() {
+        lease.prepared.clear();
+        lease.settings = Settings::none();
+        lease.checkin();
+    }
+}
+
+fn log_end(error: &SessionError, handle: &ClientHandle) {
+    let client = handle.id.0;
+    match error {
+        SessionError::ClientGone(_) => tracing::debug!(client, %error, "session ended"),
+        SessionError::Ordered(_) => tracing::info!(client, user = handle.info.user, %error, "session ended"),
+        _ => tracing::warn!(client, user = handle.info.user, database = handle.info.database, %error, "session ended"),
+    }
+}

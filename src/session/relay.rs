@@ -1,0 +1,459 @@
+//! Bytes both ways until the server owes nothing.
+//!
+//! One poll function drives both sockets of the session. Bodies are not looked into; a run of messages
+//! for the client is written straight from the server's read buffer. A side that does not read stops the
+//! reading from the other side: buffers do not grow beyond the marks below.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+
+use crate::clients::{Activity, Order};
+use crate::config::PoolMode;
+use crate::pool::ServerLease;
+use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
+use crate::protocol::{BackendTag, ErrorFields, FrontendTag, TransactionStatus, frame, frontend, parameters};
+use crate::route::{Reason, Target};
+use crate::server::send_cancel;
+use crate::sql::SessionEffects;
+use crate::task;
+
+use super::batch::{Batch, plan};
+use super::client::ClientSession;
+use super::error::SessionError;
+use super::exchange::{Aftermath, Expect, Verdict};
+
+/// With more than this waiting for a side, no more is read from the other.
+const HIGH_WATER_BYTES: usize = 256 * 1024;
+/// How much is read ahead from a client while its query runs.
+const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
+
+impl ClientSession {
+    /// Routes a batch, sends it, and relays until it is answered.
+    pub(super) async fn run_batch(&mut self, batch: Batch) -> Result<(), SessionError> {
+        let limit = self.topology.config.limits.message_bytes;
+        let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
+        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, limit)?;
+        if self.lease.is_none() && plan.is_local {
+            return self.run_locally(batch);
+        }
+        if plan.begins && self.mode == PoolMode::Statement {
+            let response = SessionError::Mode(self.mode).response();
+            if let Some(mut response) = response {
+                response.severity = crate::protocol::Severity::Error;
+                self.refuse(batch, &response);
+            }
+            return Ok(());
+        }
+        let began = Instant::now();
+        let mut lease = match self.lease.take() {
+            Some(lease) => {
+                let held = if lease.status == TransactionStatus::Idle { Reason::Pinned } else { Reason::SameTransaction };
+                self.database.routes.count(held);
+                lease
+            }
+            None => match self.checkout(plan.work).await? {
+                Ok(lease) => lease,
+                Err(response) => {
+                    self.refuse(batch, &response);
+                    return Ok(());
+                }
+            },
+        };
+        self.handle().set_activity(Activity::Active, began);
+        if self.transaction_began.is_none() {
+            self.transaction_began = Some(began);
+        }
+        self.arm(self.topology.config.timeouts.query, Order::QueryTimeout);
+        self.effects.insert(plan.effects);
+        self.wrote |= self.target == Target::Primary && plan.writes;
+        self.deallocates_all |= plan.deallocates_all;
+        self.pending_set = plan.set.take().filter(|_| lease.status == TransactionStatus::Idle);
+        let queries = plan.queries;
+        self.build(&mut lease, batch, plan)?;
+        let pool = Arc::clone(lease.pool());
+        let result = self.exchange_with(lease).await;
+        let took = began.elapsed();
+        pool.stats.queries.fetch_add(queries, Ordering::Relaxed);
+        pool.node.statements.fetch_add(queries, Ordering::Relaxed);
+        pool.stats.query_time.fetch_add(micros(took), Ordering::Relaxed);
+        self.context.histograms.query(took);
+        result
+    }
+
+    /// Relays until the server owes nothing, then keeps the lease or gives it back.
+    ///
+    /// # Cancel safety
+    /// The lease is inside the future and owes replies: dropping it closes the server connection.
+    pub(super) async fn exchange_with(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
+        lease.begin_exchange();
+        self.saw_error = false;
+        let result = poll_fn(|cx| self.poll_exchange(&mut lease, cx)).await;
+        self.handle().clear_deadline();
+        if let Err(error) = result {
+            lease.mark_broken();
+            return Err(error);
+        }
+        if let Some(failure) = self.own_failure.take() {
+            // The client's settings could not be made on this connection: its answers mean nothing.
+            lease.mark_broken();
+            return Err(SessionError::ServerLost(format!("session settings could not be applied: {failure}")));
+        }
+        lease.end_exchange();
+        if self.awaiting_sync || lease.status != TransactionStatus::Idle {
+            if self.mode == PoolMode::Statement && !self.awaiting_sync {
+                lease.mark_broken();
+                return Err(SessionError::Mode(self.mode));
+            }
+            self.lease = Some(lease);
+            return Ok(());
+        }
+        self.transaction_ended(lease).await
+    }
+
+    /// The server is idle: counts, looks at what was left behind, and lets the connection go if it may.
+    async fn transaction_ended(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
+        if let Some(began) = self.transaction_began.take() {
+            let took = began.elapsed();
+            lease.pool().stats.transactions.fetch_add(1, Ordering::Relaxed);
+            lease.pool().stats.transaction_time.fetch_add(micros(took), Ordering::Relaxed);
+            self.context.histograms.transaction(took);
+        }
+        self.count_bytes(lease.pool());
+        if std::mem::take(&mut self.wrote) {
+            self.last_write.acknowledged(&self.database.cluster);
+        }
+        if self.effects != SessionEffects::NONE {
+            self.look_at_session(&mut lease).await?;
+        }
+        if self.pin.is_some() || self.mode == PoolMode::Session {
+            self.lease = Some(lease);
+            return Ok(());
+        }
+        self.handle().unlink();
+        lease.checkin();
+        self.handle().set_activity(Activity::Idle, Instant::now());
+        Ok(())
+    }
+
+    fn poll_exchange(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Poll<Result<(), SessionError>> {
+        self.obey_while_running(lease, cx)?;
+        loop {
+            let mut progress = self.poll_to_server(lease, cx)?;
+            if self.wire.outbox.len() < HIGH_WATER_BYTES && !self.is_answered() {
+                progress |= self.poll_from_server(lease, cx)?;
+            }
+            match self.wire.poll_flush(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+            // What the client has not taken yet is written while the connection is in the pool already.
+            if self.is_answered() && self.send_from_inbox == 0 && lease.wire.outbox.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            progress |= self.poll_from_client(lease, cx)?;
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn is_answered(&self) -> bool {
+        self.exchange.is_done() && self.pass_to_server == 0 && self.pass_to_client == 0
+    }
+
+    fn obey_while_running(&mut self, lease: &ServerLease, cx: &Context<'_>) -> Result<(), SessionError> {
+        let order = self.handle().pending_order(Some(cx));
+        match order {
+            Order::None | Order::Drain | Order::IdleTimeout | Order::IdleInTransactionTimeout => Ok(()),
+            Order::QueryTimeout => {
+                self.handle().clear_order(order);
+                let target = Arc::clone(lease.identity());
+                target.mark_canceled();
+                task::spawn("cancel query", async move {
+                    if let Err(error) = send_cancel(&target).await {
+                        tracing::warn!(%error, server = %target.host, "could not cancel a query that took too long");
+                    }
+                });
+                Ok(())
+            }
+            Order::TransactionTimeout | Order::Kill | Order::Shutdown => Err(SessionError::Ordered(order)),
+        }
+    }
+
+    /// Writes what waits for the server. A server that does not take it any more may still have said why:
+    /// the reading side finds out.
+    fn poll_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Result<bool, SessionError> {
+        let before = lease.wire.outbox.len() + self.send_from_inbox;
+        if before == 0 {
+            // TLS may hold a rest of what was taken already.
+            let _ = lease.wire.poll_flush_stream(cx);
+            return Ok(false);
+        }
+        let written = match self.write_to_server(lease, cx) {
+            Poll::Ready(Err(_)) => {
+                lease.wire.outbox.clear();
+                self.wire.inbox.advance(std::mem::take(&mut self.send_from_inbox));
+                lease.mark_broken();
+                return Ok(true);
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => lease.wire.outbox.len() + self.send_from_inbox,
+        };
+        Ok(written != before)
+    }
+
+    fn write_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !lease.wire.outbox.is_empty() {
+            ready!(lease.wire.poll_flush(cx))?;
+        }
+        while self.send_from_inbox > 0 {
+            let bytes = self.wire.inbox.get(..self.send_from_inbox).unwrap_or_default();
+            let count = ready!(lease.wire.poll_write(cx, bytes))?;
+            self.wire.inbox.advance(count);
+            self.send_from_inbox -= count;
+        }
+        lease.wire.poll_flush_stream(cx)
+    }
+
+    fn poll_from_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Result<bool, SessionError> {
+        match lease.wire.poll_fill(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0)) => Err(SessionError::ServerLost("the server closed the connection".into())),
+            Poll::Ready(Err(error)) => Err(SessionError::ServerLost(error.to_string())),
+            Poll::Ready(Ok(_)) => {
+                self.consume_server(lease, cx)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Works off what was read from the server: passes it on, drops it, acts on it.
+    pub(super) fn consume_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Result<(), SessionError> {
+        let mut inbox = std::mem::take(&mut lease.wire.inbox);
+        let mut run = Run::default();
+        let result = self.walk(lease, &inbox, &mut run);
+        if result.is_ok() && self.wire.outbox.is_empty() && run.start < run.at {
+            let bytes = inbox.get(run.start..run.at).unwrap_or_default();
+            match self.wire.poll_write(cx, bytes) {
+                Poll::Ready(Ok(count)) => run.start += count,
+                Poll::Ready(Err(error)) => return Err(SessionError::ClientGone(error)),
+                Poll::Pending => {}
+            }
+        }
+        run.spill(&inbox, &mut self.wire.outbox);
+        inbox.advance(run.at);
+        if !inbox.is_empty() || !self.is_answered() {
+            lease.wire.inbox = inbox;
+        }
+        result?;
+        self.server_ended.take().map_or(Ok(()), |message| Err(SessionError::ServerEnded(message)))
+    }
+
+    fn walk(&mut self, lease: &mut ServerLease, inbox: &[u8], run: &mut Run) -> Result<(), SessionError> {
+        loop {
+            if self.pass_to_client > 0 {
+                let count = self.pass_to_client.min(inbox.len() - run.at);
+                run.at += count;
+                self.pass_to_client -= count;
+                if self.pass_to_client > 0 {
+                    return Ok(());
+                }
+            }
+            let rest = inbox.get(run.at..).unwrap_or_default();
+            let header = match frame::peek(rest, SERVER_FRAME_LIMIT) {
+                Ok(Some(header)) => header,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(SessionError::ServerLost(error.to_string())),
+            };
+            let tag = BackendTag(header.tag);
+            if matches!(tag, BackendTag::DATA_ROW | BackendTag::COPY_DATA) && self.exchange.passes_bulk() {
+                if rest.len() >= header.total_len {
+                    run.at += header.total_len;
+                } else {
+                    self.pass_to_client = header.total_len;
+                }
+                continue;
+            }
+            if rest.len() < header.total_len {
+                return Ok(());
+            }
+            let body = rest.get(HEADER_LEN..header.total_len).unwrap_or_default();
+            let verdict = self.on_server_message(lease, tag, body)?;
+            if verdict == Verdict::Drop {
+                run.spill(inbox, &mut self.wire.outbox);
+                run.start += header.total_len;
+            }
+            run.at += header.total_len;
+            if !self.exchange.injected.is_empty() {
+                run.spill(inbox, &mut self.wire.outbox);
+                let injected = self.exchange.injected.split();
+                self.wire.outbox.extend_from_slice(&injected);
+            }
+        }
+    }
+
+    fn on_server_message(
+        &mut self,
+        lease: &mut ServerLease,
+        tag: BackendTag,
+        body: &[u8],
+    ) -> Result<Verdict, SessionError> {
+        match tag {
+            BackendTag::PARAMETER_STATUS => return Ok(self.on_parameter(lease, body)),
+            BackendTag::NOTICE_RESPONSE | BackendTag::NOTIFICATION_RESPONSE => {
+                return Ok(if self.exchange.is_ours() { Verdict::Drop } else { Verdict::Forward });
+            }
+            _ => {}
+        }
+        let mut aftermath = Aftermath::default();
+        let verdict = self.exchange.on_message(tag, &mut aftermath);
+        match tag {
+            _ if verdict == Verdict::Unexpected => {
+                return Err(SessionError::ServerLost(format!("unexpected message {:#04x} from the server", tag.0)));
+            }
+            BackendTag::READY_FOR_QUERY => {
+                if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
+                    lease.status = status;
+                }
+                self.awaiting_sync &= verdict == Verdict::Drop;
+            }
+            BackendTag::ERROR_RESPONSE => self.on_error(lease, body, aftermath),
+            _ => {}
+        }
+        Ok(verdict)
+    }
+
+    fn on_error(&mut self, lease: &mut ServerLease, body: &[u8], aftermath: Aftermath) {
+        let fields = ErrorFields::read(body);
+        if aftermath.own_failure {
+            self.own_failure = Some(fields.message_lossy().into_owned());
+        } else {
+            self.saw_error = true;
+        }
+        for expect in aftermath.undone.into_iter().rev() {
+            match expect {
+                Expect::Parse { definition, undo, .. } => {
+                    match definition {
+                        Some(id) => lease.prepared.remove(id),
+                        None => lease.unnamed = None,
+                    }
+                    self.statements.undo(undo);
+                }
+                Expect::InjectParse(undo) | Expect::InjectClose(undo) => self.statements.undo(undo),
+                // It was to be closed and was not: it is still there, under a name nobody uses any more.
+                Expect::OwnClose => lease.mark_broken(),
+                _ => {}
+            }
+        }
+        if fields.is_fatal() {
+            // The client gets the server's own words, and then the connection ends, as it would without us.
+            lease.mark_broken();
+            self.server_ended = Some(fields.message_lossy().into_owned());
+        }
+    }
+
+    /// A setting that the server reports: the client hears of it if that is news to it.
+    fn on_parameter(&mut self, lease: &mut ServerLease, body: &[u8]) -> Verdict {
+        let Ok((name, value)) = parameters::parse(body) else { return Verdict::Drop };
+        lease.parameters.insert(name, value);
+        // Standby or not is told as the primary's: the client talks to all nodes at once.
+        if name == "in_hot_standby" || !self.told.insert(name, value) {
+            return Verdict::Drop;
+        }
+        self.lex = super::state::lex_options(&self.told);
+        Verdict::Forward
+    }
+
+    /// Reads from the client while its request runs: COPY data goes on to the server, anything else waits,
+    /// and a client that leaves is noticed.
+    fn poll_from_client(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Result<bool, SessionError> {
+        let mut progress = false;
+        if (self.exchange.copy_in || self.pass_to_server > 0) && self.send_from_inbox == 0 {
+            progress = self.pass_copy_data(lease)?;
+        }
+        if lease.wire.outbox.len() >= HIGH_WATER_BYTES || self.wire.inbox.len() >= READ_AHEAD_BYTES_MAX {
+            return Ok(progress);
+        }
+        match self.wire.poll_fill(cx) {
+            Poll::Pending => Ok(progress),
+            Poll::Ready(Ok(0)) => Err(SessionError::ClientGone(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Err(error)) => Err(SessionError::ClientGone(error)),
+            Poll::Ready(Ok(_)) => Ok(true),
+        }
+    }
+
+    /// Marks COPY messages at the front of the inbox to be sent to the server.
+    fn pass_copy_data(&mut self, lease: &mut ServerLease) -> Result<bool, SessionError> {
+        let limit = self.topology.config.limits.message_bytes;
+        let mut at = 0;
+        let mut flush = false;
+        while at < self.wire.inbox.len() {
+            if self.pass_to_server > 0 {
+                let count = self.pass_to_server.min(self.wire.inbox.len() - at);
+                at += count;
+                self.pass_to_server -= count;
+                continue;
+            }
+            if !self.exchange.copy_in {
+                break;
+            }
+            let rest = self.wire.inbox.get(at..).unwrap_or_default();
+            let Some(header) = frame::peek(rest, limit)? else { break };
+            match FrontendTag(header.tag) {
+                FrontendTag::COPY_DATA => self.pass_to_server = header.total_len,
+                _ if rest.len() < header.total_len => break,
+                FrontendTag::COPY_DONE | FrontendTag::COPY_FAIL => {
+                    self.pass_to_server = header.total_len;
+                    self.exchange.copy_in = false;
+                    flush = self.exchange.in_extended();
+                }
+                // Ignored by the server during COPY, so that clients may always send them.
+                FrontendTag::SYNC | FrontendTag::FLUSH => self.pass_to_server = header.total_len,
+                FrontendTag(byte) => {
+                    return Err(SessionError::Protocol(format!(
+                        "unexpected message type 0x{byte:02X} during COPY from stdin"
+                    )));
+                }
+            }
+        }
+        self.send_from_inbox = at;
+        if flush {
+            self.finish_extended_copy(lease);
+        }
+        Ok(at > 0)
+    }
+
+    /// In the extended protocol nothing is flushed before the Sync, for which the client may wait until
+    /// it has the answer: ask for it.
+    fn finish_extended_copy(&mut self, lease: &mut ServerLease) {
+        let bytes = self.wire.inbox.split_to(self.send_from_inbox);
+        self.send_from_inbox = 0;
+        lease.wire.outbox.extend_from_slice(&bytes);
+        frontend::flush(&mut lease.wire.outbox);
+        self.awaiting_sync = true;
+    }
+}
+
+/// The part of the read buffer that goes to the client: from `start` to `at`, what is before is done.
+#[derive(Debug, Default)]
+struct Run {
+    start: usize,
+    at: usize,
+}
+
+impl Run {
+    /// Copies what is collected to `out`.
+    fn spill(&mut self, inbox: &[u8], out: &mut BytesMut) {
+        out.extend_from_slice(inbox.get(self.start..self.at).unwrap_or_default());
+        self.start = self.at;
+    }
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
