@@ -136,7 +136,7 @@ pub struct ClientTls {
 /// What clients may do about TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientTlsMode {
-    /// SSLRequest is answered with `N`.
+    /// `SSLRequest` is answered with `N`.
     Disable,
     /// TLS if the client asks for it.
     Allow,

@@ -76,7 +76,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, Complaint> {
 pub(super) fn show_duration(duration: Duration) -> String {
     let micros = duration.as_micros();
     for (unit, factor) in DURATION_UNITS {
-        if *unit != "min" && micros > 0 && micros % u128::from(*factor) == 0 {
+        if *unit != "min" && micros > 0 && micros.is_multiple_of(u128::from(*factor)) {
             return format!("{}{unit}", micros / u128::from(*factor));
         }
     }
