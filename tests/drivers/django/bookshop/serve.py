@@ -1,4 +1,7 @@
-"""A WSGI server with a fixed set of threads, printing its port when it is ready."""
+"""A WSGI server with a fixed set of threads, printing its port when it is ready.
+
+SERVE is where it listens (host:port); without it, a free port of the loopback interface.
+"""
 
 import concurrent.futures
 import os
@@ -34,7 +37,8 @@ def main():
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "bookshop.settings")
     from django.core.wsgi import get_wsgi_application
 
-    server = wsgiref.simple_server.make_server("127.0.0.1", 0, get_wsgi_application(), Server, Handler)
+    host, port = os.environ.get("SERVE", "127.0.0.1:0").rsplit(":", 1)
+    server = wsgiref.simple_server.make_server(host, int(port), get_wsgi_application(), Server, Handler)
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
     server.serve_forever()

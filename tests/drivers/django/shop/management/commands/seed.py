@@ -1,4 +1,4 @@
-"""manage.py seed: a shop with something in it, for the load test."""
+"""manage.py seed: a shop with something in it, for the load test and the example."""
 
 import random
 
@@ -11,9 +11,12 @@ from shop.models import Customer, Stock
 
 
 class Command(BaseCommand):
-    help = "Fills the shop: 20 authors, 200 books with 100000 copies each, 50 customers, 10 users."
+    help = "Fills an empty shop: 20 authors, 200 books with 100000 copies each, 50 customers, 10 users."
 
     def handle(self, *args, **options):
+        if Book.objects.exists():
+            self.stdout.write("there are books already")
+            return
         choice = random.Random(1)
         with transaction.atomic():
             authors = Author.objects.bulk_create(Author(name=f"author {n}") for n in range(20))
