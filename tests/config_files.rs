@@ -3,6 +3,8 @@
 //!
 //! A line `# env: NAME=value` at the top of a file sets a variable for it.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

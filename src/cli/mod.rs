@@ -1,5 +1,6 @@
 //! The command line: parses arguments, calls the rooms below, turns results into exit codes.
 
+pub mod demo;
 pub mod local_cluster;
 
 use std::process::ExitCode;

@@ -1,10 +1,11 @@
 //! Addresses as people write them: of servers, and of places to listen.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::defaults;
 use super::errors::{Complaint, shown};
+use super::{ListenAddress, NodeSettings, defaults};
 
 /// A place to listen, before the ports of unix sockets are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,13 +76,39 @@ pub(super) fn parse_socket_address(text: &str) -> Result<SocketAddr, Complaint> 
     rewritten.parse().map_err(|_| wrong())
 }
 
-/// Whether only this machine can reach an address clients connect to.
-pub(super) fn is_local(listen: &ListenText) -> bool {
-    match listen {
-        ListenText::Unix(_) => true,
-        ListenText::Tcp { host, .. } => {
-            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+impl ListenAddress {
+    /// Whether only this machine can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix { .. } => true,
+            Self::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
         }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => f.write_str(&with_port(host, *port)),
+            Self::Unix { directory, .. } => write!(f, "unix:{}", directory.display()),
+        }
+    }
+}
+
+impl fmt::Display for NodeSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&with_port(&self.host, self.port))
+    }
+}
+
+/// `host:port`, with brackets around IPv6 addresses.
+fn with_port(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('/') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 

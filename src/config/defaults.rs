@@ -13,7 +13,7 @@ const fn seconds(n: u64) -> Duration {
 }
 
 /// This machine only: whoever opens the pooler to a network says so.
-pub(super) const LISTEN: &str = "127.0.0.1:6432";
+pub(super) const LISTEN_HOST: &str = "127.0.0.1";
 /// PgBouncer's port, which clients and firewalls know.
 pub(super) const LISTEN_PORT: u16 = 6432;
 /// PostgreSQL's port.

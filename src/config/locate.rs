@@ -62,9 +62,10 @@ impl<'a> Events<'a> {
                 }
             }
             // The text as written: YAML would make 123 of 0123 and 100000 of 1e5.
-            (Value::Scalar { text, kind: Kind::Bool | Kind::Number }, Event::Scalar(written, style, ..))
-                if style == ScalarStyle::Plain =>
-            {
+            (
+                Value::Scalar { text, kind: Kind::Bool | Kind::Number },
+                Event::Scalar(written, ScalarStyle::Plain, ..),
+            ) => {
                 *text = written.into_owned();
             }
             (_, event) => {

@@ -4,7 +4,10 @@
 //! `resolve`; every other room sees only the types here. Nothing in this room does network I/O.
 
 mod address;
+mod databases;
 mod defaults;
+mod describe;
+mod diff;
 mod environment;
 mod errors;
 mod file;
@@ -19,6 +22,7 @@ mod read;
 mod resolve;
 mod secret;
 mod units;
+mod urls;
 mod users;
 
 use std::collections::BTreeMap;
@@ -27,6 +31,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use describe::{Setting, describe};
+pub use diff::{ConfigDiff, diff};
 pub use environment::Environment;
 pub use errors::{ConfigError, ConfigErrors, Origin};
 pub use file::{find, load};
@@ -130,7 +136,7 @@ pub struct ClientTls {
 /// What clients may do about TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientTlsMode {
-    /// SSLRequest is answered with `N`.
+    /// `SSLRequest` is answered with `N`.
     Disable,
     /// TLS if the client asks for it.
     Allow,

@@ -83,7 +83,9 @@ impl Node {
             Value::Null | Value::Scalar { .. } => {}
             Value::List(nodes) => nodes.iter_mut().for_each(Node::merge),
             Value::Map(entries) => {
-                entries.iter_mut().for_each(|entry| entry.node.merge());
+                for entry in entries.iter_mut() {
+                    entry.node.merge();
+                }
                 let Some(at) = entries.iter().position(|e| e.key == "<<" && e.node.is_mergeable()) else {
                     return;
                 };
@@ -122,8 +124,8 @@ impl<'de> Deserialize<'de> for Node {
 
 struct NodeVisitor;
 
-fn scalar<E>(text: String, kind: Kind) -> Result<Value, E> {
-    Ok(Value::Scalar { text, kind })
+fn scalar(text: String, kind: Kind) -> Value {
+    Value::Scalar { text, kind }
 }
 
 impl<'de> Visitor<'de> for NodeVisitor {
@@ -142,35 +144,35 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        scalar(value.to_string(), Kind::Bool)
+        Ok(scalar(value.to_string(), Kind::Bool))
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        scalar(value.to_string(), Kind::Number)
+        Ok(scalar(value.to_string(), Kind::Number))
     }
 
     fn visit_i128<E>(self, value: i128) -> Result<Value, E> {
-        scalar(value.to_string(), Kind::Number)
+        Ok(scalar(value.to_string(), Kind::Number))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        scalar(value.to_string(), Kind::Number)
+        Ok(scalar(value.to_string(), Kind::Number))
     }
 
     fn visit_u128<E>(self, value: u128) -> Result<Value, E> {
-        scalar(value.to_string(), Kind::Number)
+        Ok(scalar(value.to_string(), Kind::Number))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        scalar(value.to_string(), Kind::Number)
+        Ok(scalar(value.to_string(), Kind::Number))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        scalar(value.to_owned(), Kind::Text)
+        Ok(scalar(value.to_owned(), Kind::Text))
     }
 
     fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        scalar(value, Kind::Text)
+        Ok(scalar(value, Kind::Text))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {

@@ -21,11 +21,8 @@ pub(super) fn resolve(text: &str, origin: &Origin, outside: &Outside<'_>) -> Res
         let path = outside.path(path);
         let content = (outside.read)(&path)
             .map_err(|error| Complaint::new(format!("cannot read {}: {error}", path.display())))?;
-        return Ok(content
-            .strip_suffix('\n')
-            .map(|c| c.strip_suffix('\r').unwrap_or(c))
-            .unwrap_or(&content)
-            .to_owned());
+        let line = content.strip_suffix('\n').map_or(content.as_str(), |c| c.strip_suffix('\r').unwrap_or(c));
+        return Ok(line.to_owned());
     }
     let mut out = String::new();
     let mut rest = text;
@@ -67,10 +64,9 @@ pub(super) fn classify(text: String, origin: &Origin) -> Result<ClientPassword, 
             ))
         };
     }
-    if let Some(hash) = text.strip_prefix("md5") {
-        if hash.len() == 32 && hash.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Ok(ClientPassword::Md5Hash(Secret::new(text)));
-        }
+    let hash = text.strip_prefix("md5");
+    if hash.is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|b| b.is_ascii_hexdigit())) {
+        return Ok(ClientPassword::Md5Hash(Secret::new(text)));
     }
     Ok(ClientPassword::Plain(Secret::new(text)))
 }

@@ -13,11 +13,11 @@ use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, ServerTlsMo
 settings! {
     /// Configuration of pgweir. Only `databases` and `users` must be given.
     struct RawConfig {
-        /// Where clients connect: "host:port", "*:port", "unix:/directory".
+        /// Where clients connect: `host:port`, `*:port`, `unix:/directory`.
         listen: Several<String>,
-        /// Address and port of /metrics, /livez and /readyz; not served when missing.
+        /// Address and port of `/metrics`, `/livez` and `/readyz`; not served when missing.
         http: String,
-        /// Worker threads: a number, or auto for one for each core.
+        /// Worker threads: a number, or `auto` for one for each core.
         workers: RawWorkers,
         /// How clients prove who they are.
         auth: RawAuth,
@@ -33,7 +33,7 @@ settings! {
         health: RawHealth,
         /// Where reads go; a database may override it.
         routing: RawRouting,
-        /// Databases by the name clients ask for; "*" is any other name.
+        /// Databases by the name clients ask for; `"*"` is any other name.
         databases: Named<RawDatabase>,
         /// Users by name.
         users: Named<RawUser>,
@@ -63,7 +63,7 @@ settings! {
 settings! {
     /// TLS towards clients.
     struct RawClientTls {
-        /// disable without a certificate, prefer with one, unless said otherwise.
+        /// `disable` without a certificate, `prefer` with one, unless said otherwise.
         mode: ClientTlsMode,
         /// PEM file with the certificate and its chain.
         certificate: String,
@@ -77,7 +77,7 @@ settings! {
     struct RawServerTls {
         /// How much is demanded of servers.
         mode: ServerTlsMode,
-        /// PEM file of trusted authorities; needed by verify-ca and verify-full.
+        /// PEM file of trusted authorities; needed by `verify-ca` and `verify-full`.
         ca: String,
     }
 }
@@ -93,7 +93,7 @@ settings! {
         min_size: u64,
         /// How long a client waits for a server connection before it gets an error.
         checkout_timeout: Time,
-        /// Idle server connections above min_size are closed after this; 0 never.
+        /// Idle server connections above `min_size` are closed after this; 0 never.
         idle_timeout: Time,
         /// Server connections are replaced at this age; 0 never.
         max_lifetime: Time,
@@ -181,12 +181,12 @@ settings! {
 settings! {
     /// One user.
     struct RawUser {
-        /// What the client must know: plain text, a SCRAM-SHA-256$… verifier, or an md5… hash;
-        /// ${VARIABLE} and file:/path are replaced.
+        /// What the client must know: plain text, a `SCRAM-SHA-256$…` verifier, or an `md5…`
+        /// hash; `${VARIABLE}` and `file:/path` are replaced.
         password: String,
         /// The user's name on the servers; by default the same.
         server_user: String,
-        /// The password towards servers; by default the plain password. "" is none.
+        /// The password towards servers; by default the plain password. `""` is none.
         server_password: String,
         /// Databases this user may use; by default all.
         databases: Several<String>,
@@ -200,7 +200,7 @@ settings! {
     struct RawAdmin {
         /// Users that may run every command.
         users: Several<String>,
-        /// Users that may run SHOW.
+        /// Users that may run `SHOW`.
         stats_users: Several<String>,
     }
 }
@@ -208,7 +208,7 @@ settings! {
 settings! {
     /// A node with a weight.
     struct RawNodeMap {
-        /// "host:port", "[::1]:5432", or "/directory:port" for a unix socket.
+        /// `host:port`, `[::1]:5432`, or `/directory:port` for a unix socket.
         address: String,
         /// Share of the reads relative to other nodes.
         weight: u64,

@@ -7,20 +7,18 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::address::{ListenText, parse_listen, parse_node, parse_socket_address};
+use super::address::{ListenText, parse_listen, parse_socket_address};
 use super::errors::{Complaint, ConfigErrors, Place, Problems};
 use super::node::Node;
 use super::password::readable;
 use super::raw::{
-    RawClientTls, RawConfig, RawDatabase, RawHealth, RawLimits, RawNode, RawPool, RawRouting, RawServerTls,
-    RawTimeouts, RawWorkers,
+    RawClientTls, RawConfig, RawHealth, RawLimits, RawPool, RawServerTls, RawTimeouts, RawWorkers,
 };
-use super::read::{Bytes, Located, Named, Read, Several, Time};
+use super::read::{Bytes, Located, Read, Several, Time};
 use super::units::{show_duration, show_size};
 use super::{
-    AuthSettings, ClientTls, ClientTlsMode, Config, Database, Environment, HealthSettings, Limits,
-    ListenAddress, NodeSettings, PoolOverrides, PoolSettings, Routing, ServerTls, ServerTlsMode, Timeouts,
-    TlsSettings, defaults, users,
+    AuthSettings, ClientTls, ClientTlsMode, Config, Environment, HealthSettings, Limits, ListenAddress,
+    PoolOverrides, PoolSettings, ServerTls, ServerTlsMode, Timeouts, TlsSettings, databases, defaults, users,
 };
 
 /// What the configuration may ask of the world around it.
@@ -52,8 +50,9 @@ pub(super) fn resolve(mut root: Node, outside: &Outside<'_>) -> Result<Config, C
 fn config(raw: &RawConfig, outside: &Outside<'_>, problems: &mut Problems) -> Config {
     let pool = defaults::pool().with(&pool_overrides(raw.pool.as_ref(), problems));
     check_pool(&pool, raw.pool.as_ref(), problems);
-    let routing = routing(&defaults::routing(), raw.routing.as_ref(), problems);
-    let (databases, wildcard_database) = databases(raw.databases.as_ref(), &pool, &routing, problems);
+    let routing = databases::routing(&defaults::routing(), raw.routing.as_ref(), problems);
+    let (databases, wildcard_database) =
+        databases::databases(raw.databases.as_ref(), &pool, &routing, problems);
     let method = raw.auth.as_ref().and_then(|a| a.value.method.as_ref());
     let mut config = Config {
         listen: listen(raw.listen.as_ref(), problems),
@@ -84,7 +83,11 @@ fn config(raw: &RawConfig, outside: &Outside<'_>, problems: &mut Problems) -> Co
 }
 
 /// A number within its bounds, or the default.
-fn number(raw: Option<&Located<u64>>, range: &RangeInclusive<u64>, problems: &mut Problems) -> Option<usize> {
+pub(super) fn number(
+    raw: Option<&Located<u64>>,
+    range: &RangeInclusive<u64>,
+    problems: &mut Problems,
+) -> Option<usize> {
     let raw = raw?;
     if range.contains(&raw.value) {
         return usize::try_from(raw.value).ok();
@@ -95,7 +98,7 @@ fn number(raw: Option<&Located<u64>>, range: &RangeInclusive<u64>, problems: &mu
 }
 
 /// A duration within its bounds.
-fn time(
+pub(super) fn time(
     raw: Option<&Located<Time>>,
     range: &RangeInclusive<Duration>,
     problems: &mut Problems,
@@ -154,30 +157,19 @@ pub(super) fn check_pool(merged: &PoolSettings, raw: Option<&Located<RawPool>>, 
     }
 }
 
-fn routing(below: &Routing, raw: Option<&Located<RawRouting>>, problems: &mut Problems) -> Routing {
-    let Some(Located { value: raw, .. }) = raw else { return below.clone() };
-    Routing {
-        reads: raw.reads.as_ref().map_or(below.reads, |r| r.value),
-        consistency: raw.consistency.as_ref().map_or(below.consistency, |c| c.value),
-        max_replica_lag: time(raw.max_replica_lag.as_ref(), &defaults::ANY_DURATION, problems)
-            .unwrap_or(below.max_replica_lag),
-    }
-}
-
 fn listen(raw: Option<&Located<Several<String>>>, problems: &mut Problems) -> Vec<ListenAddress> {
-    let default = Several(vec![Located { value: defaults::LISTEN.to_owned(), place: Place::root() }]);
-    let texts = match raw {
-        None => &default,
-        Some(raw) => {
-            if raw.value.0.is_empty() {
-                let hint = format!("remove the key to listen on {}", defaults::LISTEN);
-                problems.push(&raw.place, Complaint::new("has no address: nobody could connect").hint(hint));
-            }
-            &raw.value
-        }
+    let Some(raw) = raw else {
+        return vec![ListenAddress::Tcp {
+            host: defaults::LISTEN_HOST.to_owned(),
+            port: defaults::LISTEN_PORT,
+        }];
     };
+    if raw.value.0.is_empty() {
+        let hint = format!("remove the key to listen on {}:{}", defaults::LISTEN_HOST, defaults::LISTEN_PORT);
+        problems.push(&raw.place, Complaint::new("has no address: nobody could connect").hint(hint));
+    }
     let mut parsed: Vec<ListenText> = Vec::new();
-    for text in &texts.0 {
+    for text in &raw.value.0 {
         let Some(listen) = problems.keep(&text.place, parse_listen(&text.value)) else { continue };
         // Port 0 is a different port each time.
         let is_any = matches!(listen, ListenText::Tcp { port: 0, .. });
@@ -313,85 +305,4 @@ fn health(raw: Option<&Located<RawHealth>>, problems: &mut Problems) -> HealthSe
         timeout: some(raw.timeout.as_ref(), default.timeout),
         user: raw.user.as_ref().map(|u| u.value.clone()),
     }
-}
-
-/// The names of the console's own databases.
-const CONSOLE_DATABASES: &[&str] = &["pgweir", "pgbouncer"];
-
-fn databases(
-    raw: Option<&Located<Named<RawDatabase>>>,
-    pool: &PoolSettings,
-    below: &Routing,
-    problems: &mut Problems,
-) -> (BTreeMap<String, Database>, Option<Database>) {
-    let mut databases = BTreeMap::new();
-    let mut wildcard = None;
-    let named = raw.map(|raw| raw.value.0.as_slice()).unwrap_or_default();
-    if named.is_empty() {
-        let place = raw.map_or_else(Place::root, |raw| raw.place.clone());
-        let complaint = Complaint::new("no database is configured")
-            .hint("the smallest is: databases: {\"*\": {primary: \"db:5432\"}}");
-        problems.push(&place, complaint);
-    }
-    for (name, place, raw) in named {
-        if CONSOLE_DATABASES.contains(&name.as_str()) {
-            let complaint = Complaint::new(format!("{name:?} is the name of the admin console"))
-                .hint("choose another name here, and give the server's with database:");
-            problems.push(place, complaint);
-        }
-        let Some(primary) = raw.primary.as_ref() else {
-            problems.push(place, Complaint::new("has no primary").hint("add primary: \"host:5432\""));
-            continue;
-        };
-        let mut nodes: Vec<NodeSettings> = Vec::new();
-        let replicas = raw.replicas.as_ref().map(|r| r.value.0.as_slice()).unwrap_or_default();
-        for (n, raw) in std::iter::once(primary).chain(replicas).enumerate() {
-            let Some(node) = node(raw, problems) else { continue };
-            if let Some(other) = nodes.iter().position(|o| o.host == node.host && o.port == node.port) {
-                problems.push(&raw.place, twice(&node, other == 0 && n > 0));
-            }
-            nodes.push(node);
-        }
-        let own_pool = pool.with(&pool_overrides(raw.pool.as_ref(), problems));
-        check_pool(&own_pool, raw.pool.as_ref(), problems);
-        let own_routing = routing(below, raw.routing.as_ref(), problems);
-        // Fewer nodes than written were reported above; the rest is only looked at for more errors.
-        let mut nodes = nodes.into_iter();
-        let Some(primary) = nodes.next() else { continue };
-        let database = Database {
-            name: name.clone(),
-            server_database: raw.database.as_ref().map(|d| d.value.clone()),
-            primary,
-            replicas: nodes.collect(),
-            pool: own_pool,
-            routing: own_routing,
-        };
-        if name == "*" {
-            wildcard = Some(database);
-        } else {
-            databases.insert(name.clone(), database);
-        }
-    }
-    (databases, wildcard)
-}
-
-fn twice(node: &NodeSettings, is_primary: bool) -> Complaint {
-    let address = format!("{}:{}", node.host, node.port);
-    if is_primary {
-        Complaint::new(format!("{address} is the primary of this database too"))
-            .hint("to let the primary take reads set routing: {reads: replica_or_primary}")
-    } else {
-        Complaint::new(format!("{address} is given twice")).hint("to send a node more reads give it a weight")
-    }
-}
-
-fn node(raw: &Located<RawNode>, problems: &mut Problems) -> Option<NodeSettings> {
-    let RawNode(map) = &raw.value;
-    let Some(address) = map.address.as_ref() else {
-        problems.push(&raw.place, Complaint::new("has no address").hint("add address: \"host:5432\""));
-        return None;
-    };
-    let weight = number(map.weight.as_ref(), &defaults::WEIGHTS, problems);
-    let (host, port) = problems.keep(&address.place, parse_node(&address.value))?;
-    Some(NodeSettings { host, port, weight: weight.map_or(defaults::WEIGHT, |w| w as u32) })
 }

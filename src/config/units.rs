@@ -76,7 +76,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, Complaint> {
 pub(super) fn show_duration(duration: Duration) -> String {
     let micros = duration.as_micros();
     for (unit, factor) in DURATION_UNITS {
-        if *unit != "min" && micros > 0 && micros % u128::from(*factor) == 0 {
+        if *unit != "min" && micros > 0 && micros.is_multiple_of(u128::from(*factor)) {
             return format!("{}{unit}", micros / u128::from(*factor));
         }
     }
@@ -86,7 +86,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 /// The shortest way to write `bytes` in one binary unit.
 pub(super) fn show_size(bytes: u64) -> String {
     for (unit, factor) in SIZE_UNITS {
-        if (unit.contains('i') || *unit == "B") && bytes > 0 && bytes % factor == 0 {
+        if (unit.contains('i') || *unit == "B") && bytes > 0 && bytes.is_multiple_of(*factor) {
             return format!("{}{unit}", bytes / factor);
         }
     }
