@@ -1,1 +1,145 @@
-//! Room `app`: see the map in `lib.rs`.
+//! The process: built of a configuration, run until told to stop.
+//!
+//! `build` opens everything that can fail, so that a process that runs is a process that listens. `run`
+//! serves until the shutdown signal, then drains: no new clients, transactions finish, a deadline.
+
+mod drain;
+mod listener;
+mod reload;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::admin::Console;
+use crate::auth::{ClientAuthenticator, ScramCache, SystemRandom};
+use crate::clients::Registry;
+use crate::config::{Config, ListenAddress};
+use crate::health;
+use crate::net::listen::Listener;
+use crate::net::tls::{ClientTlsAcceptor, ServerTlsConnector, TlsError};
+use crate::observe::Histograms;
+use crate::pool::{self, PoolRegistry, Topology};
+use crate::server::Definitions;
+use crate::session::SessionContext;
+use crate::sql::StatementCache;
+use crate::task;
+
+pub use drain::Shutdown;
+
+/// Why the process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// An address cannot be listened on.
+    #[error("could not listen on {address}: {error}")]
+    Listen {
+        /// The address as configured.
+        address: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A certificate, key or authority cannot be used.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random,
+}
+
+/// The built thing.
+#[derive(Debug)]
+pub struct App {
+    pub(crate) context: Arc<SessionContext>,
+    listeners: Vec<Listener>,
+    server_tls: Option<Arc<ServerTlsConnector>>,
+    scram: Arc<ScramCache>,
+}
+
+impl App {
+    /// Builds everything and listens; serves nobody yet.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        let config = Arc::new(config);
+        let client_tls = ClientTlsAcceptor::load(&config.tls.client)?;
+        let server_tls = ServerTlsConnector::load(&config.tls.server)?.map(Arc::new);
+        let scram = Arc::new(ScramCache::new());
+        let authenticator =
+            ClientAuthenticator::new(&SystemRandom, Arc::clone(&scram)).map_err(|_| AppError::Random)?;
+        let topology = Topology::build(Arc::clone(&config), server_tls.clone(), Arc::clone(&scram), None);
+        let topology = Arc::new(ArcSwap::from_pointee(topology));
+        let clients = Arc::new(Registry::default());
+        let pools = Arc::new(PoolRegistry::default());
+        let console = Console {
+            clients: Arc::clone(&clients),
+            pools: Arc::clone(&pools),
+            topology: Arc::clone(&topology),
+            started: Instant::now(),
+        };
+        let context = SessionContext {
+            topology_version: AtomicU64::new(topology.load().version),
+            topology,
+            pools,
+            clients,
+            statements: StatementCache::new(config.limits.statement_cache_bytes),
+            definitions: Definitions::default(),
+            authenticator,
+            tls: ArcSwap::from_pointee(client_tls),
+            console,
+            histograms: Histograms::new(),
+            draining: false.into(),
+        };
+        let listeners = listen(&config).await?;
+        Ok(Self { context: Arc::new(context), listeners, server_tls, scram })
+    }
+
+    /// The TCP addresses listened on.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(Listener::local_addr).collect()
+    }
+
+    /// What the console can see.
+    pub fn console(&self) -> Console {
+        self.context.console.clone()
+    }
+
+    /// Serves until `shutdown` says so, then drains.
+    pub async fn run(self, shutdown: Shutdown) {
+        let context = self.context;
+        reload::derive_passwords(&context);
+        let background = [
+            task::spawn("health", health::run(Arc::clone(&context.topology))),
+            task::spawn("reaper", pool::run_reaper(Arc::clone(&context.pools))),
+            task::spawn("sweeper", drain::sweep(Arc::clone(&context.clients))),
+        ];
+        let accepting: Vec<_> = self
+            .listeners
+            .into_iter()
+            .map(|listener| task::spawn("accept", listener::accept(listener, Arc::clone(&context))))
+            .collect();
+        reload::obey(&context, self.server_tls, self.scram, shutdown.clone()).await;
+        drain::drain(&context, accepting, shutdown).await;
+        for task in background {
+            task.abort();
+        }
+    }
+}
+
+async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        match address {
+            ListenAddress::Tcp { host, port } => {
+                let failed = |error| AppError::Listen { address: format!("{host}:{port}"), error };
+                listeners.extend(Listener::tcp(host, *port).await.map_err(failed)?);
+            }
+            ListenAddress::Unix { directory, port } => {
+                let failed =
+                    |error| AppError::Listen { address: format!("unix:{}", directory.display()), error };
+                listeners.push(Listener::unix(directory, *port).map_err(failed)?);
+            }
+        }
+    }
+    Ok(listeners)
+}

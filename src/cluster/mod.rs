@@ -5,11 +5,13 @@
 
 mod balance;
 mod horizon;
+mod lag;
 mod lsn;
 mod node;
 
 pub use balance::pick;
 pub use horizon::WriteHorizon;
+pub use lag::History;
 pub use lsn::Lsn;
 pub use node::{Node, NodeAddress, NodeState, Role};
 

@@ -3,7 +3,14 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use std::task::Context;
+
+use futures_util::task::AtomicWaker;
+
+use parking_lot::Mutex;
+
 use super::horizon::WriteHorizon;
+use super::lag::History;
 use super::lsn::Lsn;
 
 /// Where a node is.
@@ -79,6 +86,11 @@ pub struct Node {
     pub failures: AtomicU64,
     /// Commits of clients on this primary; unused on replicas.
     pub horizon: WriteHorizon,
+    /// On replicas: a position that clients wait to see replayed.
+    wanted: AtomicU64,
+    wanted_waker: AtomicWaker,
+    /// On primaries: where it was, and when.
+    pub history: Mutex<History>,
 }
 
 impl Node {
@@ -95,6 +107,9 @@ impl Node {
             statements: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             horizon: WriteHorizon::default(),
+            wanted: AtomicU64::new(0),
+            wanted_waker: AtomicWaker::new(),
+            history: Mutex::default(),
         }
     }
 
@@ -146,6 +161,23 @@ impl Node {
     /// Records a position; it may go back when the node was rebuilt.
     pub fn set_position(&self, position: Lsn) {
         self.position.store(position.0, Ordering::Release);
+    }
+
+    /// Asks the probe of this replica to watch closely until it has replayed `position`.
+    pub fn want(&self, position: Lsn) {
+        self.wanted.fetch_max(position.0, Ordering::AcqRel);
+        self.wanted_waker.wake();
+    }
+
+    /// Whether clients wait for this replica; if not, the task is woken when they do.
+    pub fn poll_wanted(&self, cx: &Context<'_>) -> bool {
+        self.wanted_waker.register(cx.waker());
+        self.wanted.load(Ordering::Acquire) > self.position.load(Ordering::Acquire)
+    }
+
+    /// Forgets what was wanted, when it belongs to another history of the database.
+    pub fn forget_wanted(&self) {
+        self.wanted.store(0, Ordering::Release);
     }
 
     /// Bytes behind the primary, and microseconds, as of the last probe.

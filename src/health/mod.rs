@@ -1,1 +1,49 @@
-//! Room `health`: see the map in `lib.rs`.
+//! Probes: is a node up, is it in recovery, how far has it got.
+//!
+//! One task a node, over a connection of its own. A probe is one short query. Between them a task sleeps
+//! for `health.interval`, unless somebody waits: a primary is asked at once when clients have written and
+//! need to know how far, a replica every few milliseconds while it is behind what they have written.
+
+mod probe;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::task::JoinHandle;
+
+use crate::cluster::NodeAddress;
+use crate::pool::Topology;
+use crate::task;
+
+/// How often a new topology is looked for.
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// Keeps one probe task for each node of the present topology. Runs until dropped; its tasks end with it.
+pub async fn run(topology: Arc<ArcSwap<Topology>>) {
+    let mut tasks: BTreeMap<NodeAddress, Probe> = BTreeMap::new();
+    let mut version = 0;
+    loop {
+        let present = topology.load_full();
+        if present.version != version {
+            version = present.version;
+            tasks.retain(|address, _| present.nodes().any(|node| node.address == *address));
+            for node in present.nodes() {
+                // Credentials or timeouts may have changed: each task begins anew, with what is known kept.
+                let prober = probe::Prober::new(Arc::clone(node), Arc::clone(&present));
+                tasks.insert(node.address.clone(), Probe(task::spawn("probe", prober.run())));
+            }
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// A task that ends when its handle is dropped.
+struct Probe(JoinHandle<()>);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -49,6 +49,22 @@ impl Stream {
         Some(format!("{version}/{suite}"))
     }
 
+    /// Whether nothing has come from an idle peer, not even its end. What has come is lost: a peer that is
+    /// not silent is to be closed. Costs no system call while the socket is known to have nothing.
+    pub fn is_silent(&self) -> bool {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::TlsAccepted(stream) => stream.get_ref().0,
+            Self::TlsConnected(stream) => stream.get_ref().0,
+        };
+        let mut byte = [0];
+        let result = match socket {
+            Socket::Tcp(tcp) => tcp.try_read(&mut byte),
+            Socket::Unix(unix) => unix.try_read(&mut byte),
+        };
+        matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Ready when a read may give something; a hint, so that no buffer need be held while waiting.
     /// TLS streams are always "ready": their own buffers decide.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

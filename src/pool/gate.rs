@@ -78,11 +78,18 @@ impl Drop for Handed {
 }
 
 impl Gate {
+    pub(super) fn new(size: usize) -> Self {
+        Self { size, ..Self::default() }
+    }
+
     pub(super) fn total(&self) -> usize {
         self.idle + self.leased + self.opening
     }
 
-    pub(super) fn enqueue(&mut self, now: Instant) -> (u64, oneshot::Receiver<Result<Handed, CheckoutError>>) {
+    pub(super) fn enqueue(
+        &mut self,
+        now: Instant,
+    ) -> (u64, oneshot::Receiver<Result<Handed, CheckoutError>>) {
         let (sender, receiver) = oneshot::channel();
         self.next_waiter += 1;
         self.waiters.push_back(Waiter { id: self.next_waiter, since: now, sender });
@@ -120,7 +127,11 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(pool: Arc<Pool>, id: u64, receiver: oneshot::Receiver<Result<Handed, CheckoutError>>) -> Self {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        id: u64,
+        receiver: oneshot::Receiver<Result<Handed, CheckoutError>>,
+    ) -> Self {
         Self { pool, id, receiver, done: false }
     }
 }

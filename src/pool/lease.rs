@@ -41,14 +41,20 @@ impl ServerLease {
 impl Deref for ServerLease {
     type Target = ServerConn;
 
-    #[allow(clippy::expect_used, reason = "the object leaves only in checkin and drop, which consume the lease")]
+    #[allow(
+        clippy::expect_used,
+        reason = "the object leaves only in checkin and drop, which consume the lease"
+    )]
     fn deref(&self) -> &ServerConn {
         self.object.as_ref().expect("a lease holds its connection until it ends")
     }
 }
 
 impl DerefMut for ServerLease {
-    #[allow(clippy::expect_used, reason = "the object leaves only in checkin and drop, which consume the lease")]
+    #[allow(
+        clippy::expect_used,
+        reason = "the object leaves only in checkin and drop, which consume the lease"
+    )]
     fn deref_mut(&mut self) -> &mut ServerConn {
         self.object.as_mut().expect("a lease holds its connection until it ends")
     }

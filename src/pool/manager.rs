@@ -93,6 +93,11 @@ pub struct Pool {
 
 impl Pool {
     /// An empty pool; connections are opened when they are asked for.
+    #[allow(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "the builder fails only without a runtime"
+    )]
     pub fn new(key: PoolKey, node: Arc<Node>, target: ServerTarget, settings: PoolSettings) -> Arc<Self> {
         let size = settings.size.max(1);
         let config = managed::PoolConfig {
@@ -101,14 +106,18 @@ impl Pool {
             // The most recently used one: its caches are warm, and the rest can age out.
             queue_mode: managed::QueueMode::Lifo,
         };
-        let store = managed::Pool::from_config(Manager { target: target.clone() }, config);
+        let store = managed::Pool::builder(Manager { target: target.clone() })
+            .config(config)
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .expect("a runtime is given, and nothing else can fail");
         Arc::new(Self {
             key,
             node,
             stats: PoolStats::default(),
             settings: ArcSwap::from_pointee(settings),
             store,
-            gate: Mutex::new(Gate { size, ..Gate::default() }),
+            gate: Mutex::new(Gate::new(size)),
             servers: Mutex::default(),
             target,
         })
@@ -263,7 +272,8 @@ impl Pool {
             Ok(mut object) => {
                 self.stats.opened.fetch_add(1, Ordering::Relaxed);
                 let lifetime = self.settings.load().max_lifetime;
-                object.retire_at = (!lifetime.is_zero()).then(|| object.opened_at + jittered(lifetime, object.identity().id));
+                object.retire_at = (!lifetime.is_zero())
+                    .then(|| object.opened_at + jittered(lifetime, object.identity().id));
                 self.servers.lock().insert(object.identity().id, Arc::clone(&object.info));
                 {
                     let mut gate = self.gate.lock();

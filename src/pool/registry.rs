@@ -36,7 +36,11 @@ pub struct PoolRegistry {
 
 impl PoolRegistry {
     /// The pool for `key`, made if there is none.
-    pub fn pool(&self, key: PoolKey, make: impl FnOnce() -> (Arc<Node>, ServerTarget, PoolSettings)) -> Arc<Pool> {
+    pub fn pool(
+        &self,
+        key: PoolKey,
+        make: impl FnOnce() -> (Arc<Node>, ServerTarget, PoolSettings),
+    ) -> Arc<Pool> {
         let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(&key) {
             return Arc::clone(pool);
@@ -59,7 +63,8 @@ impl PoolRegistry {
     pub fn close_unless(&self, keep: impl Fn(&Pool) -> bool) {
         let removed: Vec<_> = {
             let mut pools = self.pools.lock();
-            let keys: Vec<_> = pools.values().filter(|pool| !keep(pool)).map(|pool| pool.key.clone()).collect();
+            let keys: Vec<_> =
+                pools.values().filter(|pool| !keep(pool)).map(|pool| pool.key.clone()).collect();
             keys.iter().filter_map(|key| pools.remove(key)).collect()
         };
         for pool in removed {

@@ -180,7 +180,11 @@ impl Topology {
         user: &str,
         node: &Arc<Node>,
     ) -> Arc<Pool> {
-        let key = PoolKey { database: database.name.clone(), user: user.to_owned(), node: node.address.to_string() };
+        let key = PoolKey {
+            database: database.name.clone(),
+            user: user.to_owned(),
+            node: node.address.to_string(),
+        };
         registry.pool(key, || {
             (Arc::clone(node), self.target(database, user, node), self.pool_settings(database, user))
         })
@@ -248,7 +252,12 @@ fn same_login(a: &ServerTarget, b: &ServerTarget) -> bool {
     a.database == b.database && a.user == b.user && a.password == b.password && a.tls_mode == b.tls_mode
 }
 
-fn entry(name: &str, settings: &Database, cluster: Cluster, before: Option<&DatabaseEntry>) -> Arc<DatabaseEntry> {
+fn entry(
+    name: &str,
+    settings: &Database,
+    cluster: Cluster,
+    before: Option<&DatabaseEntry>,
+) -> Arc<DatabaseEntry> {
     Arc::new(DatabaseEntry {
         name: name.to_owned(),
         settings: settings.clone(),

@@ -64,12 +64,10 @@ fn effects() -> impl Strategy<Value = Effect> {
 }
 
 fn nodes() -> impl Strategy<Value = Vec<NodeView>> {
-    let node = (any::<bool>(), 0_u64..200, 0_u32..50, 1_u32..5).prop_map(|(usable, lsn, in_flight, weight)| NodeView {
-        usable,
-        replayed: Lsn(lsn),
-        in_flight,
-        weight,
-    });
+    let node =
+        (any::<bool>(), 0_u64..200, 0_u32..50, 1_u32..5).prop_map(|(usable, lsn, in_flight, weight)| {
+            NodeView { usable, replayed: Lsn(lsn), in_flight, weight }
+        });
     prop::collection::vec(node, 0..5)
 }
 

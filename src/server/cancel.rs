@@ -2,8 +2,6 @@
 
 use std::io;
 
-use bytes::BytesMut;
-
 use crate::clients::ServerIdentity;
 use crate::net::{Stream, Wire, connect};
 use crate::protocol::startup;
@@ -19,7 +17,10 @@ pub async fn send_cancel(target: &ServerIdentity) -> io::Result<()> {
     startup::cancel_request(&mut wire.outbox, target.pid, &target.secret);
     wire.flush().await?;
     match wire.fill().await {
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof && error.kind() != io::ErrorKind::ConnectionReset => {
+        Err(error)
+            if error.kind() != io::ErrorKind::UnexpectedEof
+                && error.kind() != io::ErrorKind::ConnectionReset =>
+        {
             Err(error)
         }
         _ => Ok(()),

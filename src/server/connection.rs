@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -170,9 +170,8 @@ impl ServerConn {
 
     /// Whether an idle connection is still there. Costs no system call while the socket is silent; a
     /// server that closed, or said anything at all while idle, counts as gone.
-    pub fn is_alive(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.is_clean() && matches!(self.wire.poll_fill(&mut cx), Poll::Pending)
+    pub fn is_alive(&self) -> bool {
+        self.is_clean() && self.wire.stream().is_silent()
     }
 
     /// Says good-bye if the socket takes it at once; the drop closes it in any case.

@@ -115,7 +115,10 @@ impl ConnectError {
         match self {
             Self::Io { .. } | Self::Timeout { .. } => true,
             Self::Refused { code, .. } => {
-                matches!(*code, SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::CONNECTION_FAILURE)
+                matches!(
+                    *code,
+                    SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::CONNECTION_FAILURE
+                )
             }
             Self::TlsRefused { .. } | Self::Auth { .. } | Self::Protocol { .. } => false,
         }
@@ -218,8 +221,9 @@ async fn secure(mut socket: Socket, target: &ServerTarget) -> Result<Stream, Log
     // Exactly one byte: anything behind it that came unencrypted would be smuggled into the session.
     match socket.read_u8().await? {
         b'S' => {
-            let name =
-                tls.server_name(&target.address.host).map_err(|error| LoginError::Protocol(error.to_string()))?;
+            let name = tls
+                .server_name(&target.address.host)
+                .map_err(|error| LoginError::Protocol(error.to_string()))?;
             let connector = tokio_rustls::TlsConnector::from(tls.current());
             let stream = connector.connect(name, socket).await?;
             Ok(Stream::TlsConnected(Box::new(stream)))
@@ -276,7 +280,9 @@ async fn authenticate(wire: &mut Wire, target: &ServerTarget) -> Result<(), Logi
             ServerStep::Continue => {}
             ServerStep::Done => return Ok(()),
             ServerStep::Fail(error) => return Err(LoginError::Auth(error)),
-            ServerStep::Derive(_) => return Err(LoginError::Protocol("key derivation asked for twice".into())),
+            ServerStep::Derive(_) => {
+                return Err(LoginError::Protocol("key derivation asked for twice".into()));
+            }
         }
     }
 }
@@ -298,7 +304,12 @@ async fn finish_startup(wire: &mut Wire) -> Result<(Parameters, i32, Vec<u8>), L
                 }
                 BackendTag::READY_FOR_QUERY => return Ok(true),
                 BackendTag::NOTICE_RESPONSE => {}
-                other => return Err(LoginError::Protocol(format!("unexpected message {:#04x} at startup", other.0))),
+                other => {
+                    return Err(LoginError::Protocol(format!(
+                        "unexpected message {:#04x} at startup",
+                        other.0
+                    )));
+                }
             }
             Ok(false)
         })

@@ -56,7 +56,13 @@ impl Hash for Key {
 impl Definitions {
     /// The definition of this text and these types. `conforming` is the client's
     /// `standard_conforming_strings`: the same text may mean something else without it.
-    pub fn intern(&self, sql: &[u8], types: &[u8], conforming: bool, statement: &Arc<Statement>) -> Arc<Definition> {
+    pub fn intern(
+        &self,
+        sql: &[u8],
+        types: &[u8],
+        conforming: bool,
+        statement: &Arc<Statement>,
+    ) -> Arc<Definition> {
         let mut map = self.by_text.lock();
         let key = Key(sql.into(), types.into(), conforming);
         if let Some(found) = map.get(&key).and_then(Weak::upgrade) {

@@ -86,13 +86,16 @@ impl Settings {
         }
         let changed = target.iter().filter(|(name, value)| self.value(name) != Some(value));
         let (identity, plain): (Vec<_>, Vec<_>) = changed.partition(|(name, _)| is_identity(name));
-        if target.value("role").is_none() && identity.iter().any(|(name, _)| *name == "session_authorization") {
+        if target.value("role").is_none() && identity.iter().any(|(name, _)| *name == "session_authorization")
+        {
             sql.push_str("RESET ROLE;");
         }
         let assignments: Vec<String> = plain
             .into_iter()
             .chain(identity.into_iter().rev())
-            .map(|(name, value)| format!("pg_catalog.set_config({}, {}, false)", literal(name), literal(value)))
+            .map(|(name, value)| {
+                format!("pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
+            })
             .collect();
         if !assignments.is_empty() {
             sql.push_str("SELECT ");
@@ -110,7 +113,8 @@ fn reset(name: &str) -> String {
     if name == "session_authorization" {
         return "RESET SESSION AUTHORIZATION;".to_owned();
     }
-    let quoted: Vec<String> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    let quoted: Vec<String> =
+        name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
     format!("RESET {};", quoted.join("."))
 }
 
@@ -145,7 +149,10 @@ mod tests {
             "RESET \"app\".\"tenant\";SELECT pg_catalog.set_config('application_name', E'it''s \\\\ me', false), \
              pg_catalog.set_config('timezone', 'Europe/Oslo', false)"
         );
-        assert_eq!(to.difference(&Settings::none()).unwrap(), "RESET \"application_name\";RESET \"timezone\";");
+        assert_eq!(
+            to.difference(&Settings::none()).unwrap(),
+            "RESET \"application_name\";RESET \"timezone\";"
+        );
     }
 
     #[test]

@@ -95,7 +95,9 @@ fn read_row(body: &[u8]) -> Result<Vec<Option<String>>, QueryError> {
         let length = reader.i32().map_err(malformed)?;
         row.push(match usize::try_from(length) {
             Err(_) => None,
-            Ok(length) => Some(String::from_utf8_lossy(reader.bytes(length).map_err(malformed)?).into_owned()),
+            Ok(length) => {
+                Some(String::from_utf8_lossy(reader.bytes(length).map_err(malformed)?).into_owned())
+            }
         });
     }
     Ok(row)

@@ -142,7 +142,8 @@ pub(super) fn plan(
                 let parse = Parse::read(body)?;
                 plan.is_local = false;
                 let taken = !parse.name.is_empty()
-                    && (statements.find(parse.name).is_some() || fresh.iter().any(|(name, _)| *name == parse.name));
+                    && (statements.find(parse.name).is_some()
+                        || fresh.iter().any(|(name, _)| *name == parse.name));
                 if taken {
                     plan.definitions.push(None);
                     continue;
@@ -155,7 +156,8 @@ pub(super) fn plan(
             }
             FrontendTag::BIND => {
                 let bind = Bind::read(body)?;
-                let known = fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
+                let known =
+                    fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 if let Some(definition) = known.or_else(|| statements.find(bind.statement)) {
                     plan.add(&definition.statement, &definition.sql);
                 }
@@ -262,7 +264,12 @@ impl ClientSession {
     }
 
     /// Prepares what is sent to the server for a batch, and what is expected back.
-    pub(super) fn build(&mut self, lease: &mut ServerLease, batch: Batch, plan: Plan) -> Result<(), SessionError> {
+    pub(super) fn build(
+        &mut self,
+        lease: &mut ServerLease,
+        batch: Batch,
+        plan: Plan,
+    ) -> Result<(), SessionError> {
         self.sync_settings(lease);
         if batch.end == BatchEnd::Query && plan.is_simple_query(batch, &self.wire.inbox) {
             self.exchange.push(Expect::Query);
@@ -358,7 +365,12 @@ impl ClientSession {
         Ok(())
     }
 
-    fn build_parse(&mut self, lease: &mut ServerLease, parse: &Parse<'_>, definition: Option<Arc<Definition>>) {
+    fn build_parse(
+        &mut self,
+        lease: &mut ServerLease,
+        parse: &Parse<'_>,
+        definition: Option<Arc<Definition>>,
+    ) {
         lease.pool().stats.client_parses.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = definition else {
             let name = String::from_utf8_lossy(parse.name).into_owned();
@@ -431,7 +443,12 @@ impl ClientSession {
         self.exchange.push(Expect::Bind);
     }
 
-    fn build_describe(&mut self, lease: &mut ServerLease, whole: &[u8], body: &[u8]) -> Result<(), SessionError> {
+    fn build_describe(
+        &mut self,
+        lease: &mut ServerLease,
+        whole: &[u8],
+        body: &[u8],
+    ) -> Result<(), SessionError> {
         let (target, name) = extended::target(body)?;
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
@@ -450,7 +467,12 @@ impl ClientSession {
         Ok(())
     }
 
-    fn build_close(&mut self, lease: &mut ServerLease, whole: &[u8], body: &[u8]) -> Result<(), SessionError> {
+    fn build_close(
+        &mut self,
+        lease: &mut ServerLease,
+        whole: &[u8],
+        body: &[u8],
+    ) -> Result<(), SessionError> {
         let (target, name) = extended::target(body)?;
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);

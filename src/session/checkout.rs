@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -26,7 +26,23 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 impl ClientSession {
     /// Gets a server connection for `work`. `Ok(Err(response))`: there is none, and the client is to be
     /// told so; the session lives on.
-    pub(super) async fn checkout(&mut self, work: Work) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
+    pub(super) async fn checkout(
+        &mut self,
+        work: Work,
+    ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
+        let result = self.checkout_uncounted(work).await?;
+        if let Ok(lease) = &result {
+            self.database.routes.count(self.reason);
+            self.link(lease);
+        }
+        Ok(result)
+    }
+
+    /// As [`Self::checkout`], for our own purposes.
+    pub(super) async fn checkout_uncounted(
+        &mut self,
+        work: Work,
+    ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let mut route = self.route(work);
         loop {
             let pool = self.pool(route.target);
@@ -37,15 +53,18 @@ impl ClientSession {
             match (result, route.target) {
                 (Ok(lease), _) => {
                     self.target = route.target;
-                    self.database.routes.count(route.reason);
-                    self.link(&lease);
+                    self.reason = route.reason;
                     return Ok(Ok(lease));
                 }
                 // The node has just been found down, or refuses us: the next best one, at last the primary.
                 (Err(CheckoutError::Connect(_)), Target::Replica(_)) => {
                     let again = self.route(work);
                     let same = again.target == route.target;
-                    route = if same { Route { target: Target::Primary, reason: Reason::ReplicaFailed } } else { again };
+                    route = if same {
+                        Route { target: Target::Primary, reason: Reason::ReplicaFailed }
+                    } else {
+                        again
+                    };
                 }
                 (Err(error), _) => return Ok(Err(checkout_response(&error, pool.settings().size))),
             }
@@ -63,9 +82,10 @@ impl ClientSession {
         };
         let view = SessionView { reads: routing.reads, freshness };
         let cluster = &self.database.cluster;
+        let max_lag = routing.max_replica_lag;
         let replicas: SmallVec<[NodeView; 8]> =
-            cluster.replicas.iter().map(|replica| node_view(&replica.node, replica.weight, Role::Replica)).collect();
-        let primary = node_view(&cluster.primary, 1, Role::Primary);
+            cluster.replicas.iter().map(|r| node_view(&r.node, r.weight, Role::Replica, max_lag)).collect();
+        let primary = node_view(&cluster.primary, 1, Role::Primary, max_lag);
         self.turn = self.turn.wrapping_add(1);
         route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn)
     }
@@ -121,7 +141,9 @@ impl ClientSession {
             while self.wire.inbox.len() < READ_AHEAD_BYTES_MAX {
                 match self.wire.poll_fill(cx) {
                     Poll::Ready(Ok(0)) => {
-                        return Poll::Ready(Err(SessionError::ClientGone(std::io::ErrorKind::UnexpectedEof.into())));
+                        return Poll::Ready(Err(SessionError::ClientGone(
+                            std::io::ErrorKind::UnexpectedEof.into(),
+                        )));
                     }
                     Poll::Ready(Ok(_)) => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
@@ -150,13 +172,14 @@ impl ClientSession {
     }
 }
 
-fn node_view(node: &Node, weight: u32, role: Role) -> NodeView {
+fn node_view(node: &Node, weight: u32, role: Role, max_lag: Duration) -> NodeView {
     let usable = match node.state() {
         NodeState::Up => node.role() == Some(role),
         NodeState::Unknown | NodeState::Lagging | NodeState::Down => false,
     };
+    let late = !max_lag.is_zero() && node.lag().1 > u64::try_from(max_lag.as_micros()).unwrap_or(u64::MAX);
     NodeView {
-        usable,
+        usable: usable && !(late && role == Role::Replica),
         replayed: node.position(),
         in_flight: node.in_flight.load(Ordering::Relaxed),
         weight,

@@ -14,7 +14,7 @@ use crate::net::Wire;
 use crate::pool::{DatabaseEntry, Pool, ServerLease, Topology};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::{ErrorResponse, TransactionStatus, backend};
-use crate::route::Target;
+use crate::route::{Reason, Target};
 use crate::server::Settings;
 use crate::sql::{LexOptions, SessionEffects, SetCommand};
 
@@ -49,7 +49,9 @@ pub(super) struct ClientSession {
     pub(super) statements: ClientStatements,
     pub(super) exchange: Exchange,
     pub(super) lease: Option<ServerLease>,
+    /// Where the lease leads, and why.
     pub(super) target: Target,
+    pub(super) reason: Reason,
     /// Requests were sent whose Sync the client has not sent yet.
     pub(super) awaiting_sync: bool,
     /// Bytes at the front of the client's inbox that go to the server as they are.
@@ -121,7 +123,9 @@ impl ClientSession {
 
     /// Takes a new configuration, where no transaction sees it change.
     fn refresh_topology(&mut self) {
-        if self.lease.is_some() || self.context.topology_version.load(Ordering::Acquire) == self.topology.version {
+        if self.lease.is_some()
+            || self.context.topology_version.load(Ordering::Acquire) == self.topology.version
+        {
             return;
         }
         let topology = self.context.topology.load_full();
@@ -222,6 +226,8 @@ fn log_end(error: &SessionError, handle: &ClientHandle) {
     match error {
         SessionError::ClientGone(_) => tracing::debug!(client, %error, "session ended"),
         SessionError::Ordered(_) => tracing::info!(client, user = handle.info.user, %error, "session ended"),
-        _ => tracing::warn!(client, user = handle.info.user, database = handle.info.database, %error, "session ended"),
+        _ => {
+            tracing::warn!(client, user = handle.info.user, database = handle.info.database, %error, "session ended")
+        }
     }
 }

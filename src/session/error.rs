@@ -32,9 +32,6 @@ pub enum SessionError {
     /// A transaction in pool mode statement.
     #[error("transaction in pool mode {}", .0.as_str())]
     Mode(PoolMode),
-    /// Said already: the client was given this error as FATAL or it is given it now.
-    #[error("{0}")]
-    Fatal(Box<ErrorResponse>),
 }
 
 impl From<FrameError> for SessionError {
@@ -61,12 +58,14 @@ impl From<QueryError> for SessionError {
 impl SessionError {
     /// What the client is told before the connection closes; `None` when there is nobody or nothing to tell.
     pub fn response(&self) -> Option<ErrorResponse> {
-        let fatal = ErrorResponse::fatal;
+        let fatal = |code, message: String| ErrorResponse::fatal(code, message);
         Some(match self {
             Self::ClientGone(_) | Self::ServerEnded(_) => return None,
-            Self::ServerLost(detail) => fatal(SqlState::CONNECTION_FAILURE, "server connection was lost")
-                .detail(detail.clone())
-                .hint("Connect again; whether the last statement took effect is not known."),
+            Self::ServerLost(detail) => {
+                fatal(SqlState::CONNECTION_FAILURE, "server connection was lost".to_owned())
+                    .detail(detail.clone())
+                    .hint("Connect again; whether the last statement took effect is not known.")
+            }
             Self::Protocol(what) => fatal(SqlState::PROTOCOL_VIOLATION, what.clone()),
             Self::Limit(what) => fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, what.clone())
                 .hint("Raise limits.message_size in pooler.yaml if such messages are meant."),
@@ -76,7 +75,6 @@ impl SessionError {
             )
             .hint("Use pool mode transaction for this database or user."),
             Self::Ordered(order) => ordered(*order)?,
-            Self::Fatal(response) => (**response).clone(),
         })
     }
 }
@@ -90,12 +88,15 @@ fn ordered(order: Order) -> Option<ErrorResponse> {
                 .hint("Connect again.")
         }
         Order::Kill => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"),
-        Order::IdleTimeout => fatal(SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle timeout")
-            .hint("timeouts.client_idle in pooler.yaml sets it."),
-        Order::IdleInTransactionTimeout => {
-            fatal(SqlState::IDLE_IN_TRANSACTION_TIMEOUT, "terminating connection due to idle-in-transaction timeout")
-                .hint("timeouts.idle_in_transaction in pooler.yaml sets it.")
+        Order::IdleTimeout => {
+            fatal(SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle timeout")
+                .hint("timeouts.client_idle in pooler.yaml sets it.")
         }
+        Order::IdleInTransactionTimeout => fatal(
+            SqlState::IDLE_IN_TRANSACTION_TIMEOUT,
+            "terminating connection due to idle-in-transaction timeout",
+        )
+        .hint("timeouts.idle_in_transaction in pooler.yaml sets it."),
         Order::TransactionTimeout => {
             fatal(SqlState::TRANSACTION_TIMEOUT, "terminating connection due to transaction timeout")
                 .hint("timeouts.transaction in pooler.yaml sets it.")

@@ -280,10 +280,18 @@ mod tests {
     #[test]
     fn our_own_answers_are_dropped_and_known_ones_injected_in_order() {
         let mut exchange = Exchange::default();
-        for expect in [Expect::OwnQuery, Expect::InjectParse(Undo::Nothing), own_parse(), Expect::Bind, Expect::Execute, Expect::Sync] {
+        for expect in [
+            Expect::OwnQuery,
+            Expect::InjectParse(Undo::Nothing),
+            own_parse(),
+            Expect::Bind,
+            Expect::Execute,
+            Expect::Sync,
+        ] {
             exchange.push(expect);
         }
-        let (verdicts, _) = run(&mut exchange, &[T::ROW_DESCRIPTION, T::DATA_ROW, T::COMMAND_COMPLETE, T::READY_FOR_QUERY]);
+        let (verdicts, _) =
+            run(&mut exchange, &[T::ROW_DESCRIPTION, T::DATA_ROW, T::COMMAND_COMPLETE, T::READY_FOR_QUERY]);
         assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Drop));
         assert_eq!(&exchange.injected[..1], b"1", "injected once the own query is done");
         let (verdicts, _) = run(
@@ -301,7 +309,8 @@ mod tests {
         for expect in [own_parse(), Expect::Bind, Expect::Execute, Expect::Sync, Expect::Bind, Expect::Sync] {
             exchange.push(expect);
         }
-        let (verdicts, aftermath) = run(&mut exchange, &[T::PARSE_COMPLETE, T::ERROR_RESPONSE, T::READY_FOR_QUERY]);
+        let (verdicts, aftermath) =
+            run(&mut exchange, &[T::PARSE_COMPLETE, T::ERROR_RESPONSE, T::READY_FOR_QUERY]);
         assert_eq!(verdicts, [Verdict::Drop, Verdict::Forward, Verdict::Forward]);
         assert_eq!(aftermath.undone.len(), 2, "the Parse had happened; Bind and Execute had not");
         assert!(!exchange.skipping && !exchange.is_done());

@@ -49,7 +49,8 @@ impl ClientSession {
 
     fn obey_while_idle(&mut self, cx: &Context<'_>) -> Result<(), SessionError> {
         let order = self.handle().pending_order(Some(cx));
-        let open = self.awaiting_sync || self.lease.as_ref().is_some_and(|l| l.status != TransactionStatus::Idle);
+        let open =
+            self.awaiting_sync || self.lease.as_ref().is_some_and(|l| l.status != TransactionStatus::Idle);
         match order {
             Order::None => Ok(()),
             // Waits for the end of the transaction.

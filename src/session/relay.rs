@@ -53,7 +53,11 @@ impl ClientSession {
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
-                let held = if lease.status == TransactionStatus::Idle { Reason::Pinned } else { Reason::SameTransaction };
+                let held = if lease.status == TransactionStatus::Idle {
+                    Reason::Pinned
+                } else {
+                    Reason::SameTransaction
+                };
                 self.database.routes.count(held);
                 lease
             }
@@ -102,7 +106,9 @@ impl ClientSession {
         if let Some(failure) = self.own_failure.take() {
             // The client's settings could not be made on this connection: its answers mean nothing.
             lease.mark_broken();
-            return Err(SessionError::ServerLost(format!("session settings could not be applied: {failure}")));
+            return Err(SessionError::ServerLost(format!(
+                "session settings could not be applied: {failure}"
+            )));
         }
         lease.end_exchange();
         if self.awaiting_sync || lease.status != TransactionStatus::Idle {
@@ -141,7 +147,11 @@ impl ClientSession {
         Ok(())
     }
 
-    fn poll_exchange(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Poll<Result<(), SessionError>> {
+    fn poll_exchange(
+        &mut self,
+        lease: &mut ServerLease,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SessionError>> {
         self.obey_while_running(lease, cx)?;
         loop {
             let mut progress = self.poll_to_server(lease, cx)?;
@@ -188,7 +198,11 @@ impl ClientSession {
 
     /// Writes what waits for the server. A server that does not take it any more may still have said why:
     /// the reading side finds out.
-    fn poll_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Result<bool, SessionError> {
+    fn poll_to_server(
+        &mut self,
+        lease: &mut ServerLease,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, SessionError> {
         let before = lease.wire.outbox.len() + self.send_from_inbox;
         if before == 0 {
             // TLS may hold a rest of what was taken already.
@@ -220,7 +234,11 @@ impl ClientSession {
         lease.wire.poll_flush_stream(cx)
     }
 
-    fn poll_from_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Result<bool, SessionError> {
+    fn poll_from_server(
+        &mut self,
+        lease: &mut ServerLease,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, SessionError> {
         match lease.wire.poll_fill(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(SessionError::ServerLost("the server closed the connection".into())),
@@ -233,7 +251,11 @@ impl ClientSession {
     }
 
     /// Works off what was read from the server: passes it on, drops it, acts on it.
-    pub(super) fn consume_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Result<(), SessionError> {
+    pub(super) fn consume_server(
+        &mut self,
+        lease: &mut ServerLease,
+        cx: &mut Context<'_>,
+    ) -> Result<(), SessionError> {
         let mut inbox = std::mem::take(&mut lease.wire.inbox);
         let mut run = Run::default();
         let result = self.walk(lease, &inbox, &mut run);
@@ -314,7 +336,10 @@ impl ClientSession {
         let verdict = self.exchange.on_message(tag, &mut aftermath);
         match tag {
             _ if verdict == Verdict::Unexpected => {
-                return Err(SessionError::ServerLost(format!("unexpected message {:#04x} from the server", tag.0)));
+                return Err(SessionError::ServerLost(format!(
+                    "unexpected message {:#04x} from the server",
+                    tag.0
+                )));
             }
             BackendTag::READY_FOR_QUERY => {
                 if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
@@ -371,7 +396,11 @@ impl ClientSession {
 
     /// Reads from the client while its request runs: COPY data goes on to the server, anything else waits,
     /// and a client that leaves is noticed.
-    fn poll_from_client(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Result<bool, SessionError> {
+    fn poll_from_client(
+        &mut self,
+        lease: &mut ServerLease,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, SessionError> {
         let mut progress = false;
         if (self.exchange.copy_in || self.pass_to_server > 0) && self.send_from_inbox == 0 {
             progress = self.pass_copy_data(lease)?;

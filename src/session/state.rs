@@ -110,8 +110,11 @@ impl ClientSession {
         let mut pin = None;
         for row in rows {
             let mut fields = row.into_iter().map(Option::unwrap_or_default);
-            let (kind, name, value) =
-                (fields.next().unwrap_or_default(), fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+            let (kind, name, value) = (
+                fields.next().unwrap_or_default(),
+                fields.next().unwrap_or_default(),
+                fields.next().unwrap_or_default(),
+            );
             match kind.as_str() {
                 // Bytes of another encoding than UTF-8 cannot be carried over as text.
                 "s" if value.contains('\u{fffd}') => pin = Some(PinReason::UntilDisconnect),
@@ -150,7 +153,8 @@ fn pin_reason(name: &str) -> Option<PinReason> {
 
 /// How the client's SQL is to be read, from the settings it was told.
 pub(super) fn lex_options(told: &Parameters) -> LexOptions {
-    const BACKSLASH_IN_CHARACTERS: &[&str] = &["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB"];
+    const BACKSLASH_IN_CHARACTERS: &[&str] =
+        &["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB"];
     LexOptions {
         standard_conforming_strings: told.value("standard_conforming_strings") != Some("off"),
         backslash_trail_bytes: told
@@ -177,7 +181,9 @@ mod tests {
 
     #[test]
     fn all_is_told_from_a_name() {
-        for yes in ["DEALLOCATE ALL", "deallocate prepare all;", "SELECT 1; DISCARD  ALL", "/* x */ DISCARD ALL"] {
+        for yes in
+            ["DEALLOCATE ALL", "deallocate prepare all;", "SELECT 1; DISCARD  ALL", "/* x */ DISCARD ALL"]
+        {
             assert!(is_deallocate_all(yes.as_bytes()), "{yes}");
         }
         for no in ["DEALLOCATE alles", "DEALLOCATE p1", "DISCARD PLANS", "DEALLOCATE \"all\""] {
