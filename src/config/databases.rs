@@ -22,7 +22,7 @@ pub(super) fn databases(
     let mut databases = BTreeMap::new();
     let mut wildcard = None;
     let named = raw.map(|raw| raw.value.0.as_slice()).unwrap_or_default();
-    if named.is_empty() {
+    if named.is_empty() && !problems.concern("databases") {
         let place = raw.map_or_else(Place::root, |raw| raw.place.clone());
         let complaint = Complaint::new("no database is configured")
             .hint("the smallest is: databases: {\"*\": {primary: \"db:5432\"}}");
@@ -35,7 +35,9 @@ pub(super) fn databases(
             problems.push(place, complaint);
         }
         let Some(primary) = raw.primary.as_ref() else {
-            problems.push(place, Complaint::new("has no primary").hint("add primary: \"host:5432\""));
+            if !problems.concern(&place.path) {
+                problems.push(place, Complaint::new("has no primary").hint("add primary: \"host:5432\""));
+            }
             continue;
         };
         let mut nodes: Vec<NodeSettings> = Vec::new();

@@ -150,6 +150,14 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// Whether something at or below `path` is wrong already. What is missing there may be missing
+    /// only because of that, and saying so would be noise.
+    pub fn concern(&self, path: &str) -> bool {
+        self.0
+            .iter()
+            .any(|e| e.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    }
+
     /// All problems: those of the file in its order, then variables and arguments.
     pub fn into_errors(self, file: Option<&Path>) -> ConfigErrors {
         let mut errors = self.0;
@@ -159,12 +167,12 @@ impl Problems {
 }
 
 fn order(a: &Origin, b: &Origin) -> Ordering {
-    fn rank(origin: &Origin) -> (u8, usize, usize) {
+    fn rank(origin: &Origin) -> (u8, usize, usize, &str) {
         match origin {
-            Origin::File { line, column } => (0, *line, *column),
-            Origin::Whole => (1, 0, 0),
-            Origin::Variable(_) => (2, 0, 0),
-            Origin::Argument(_) => (3, 0, 0),
+            Origin::File { line, column } => (0, *line, *column, ""),
+            Origin::Whole => (1, 0, 0, ""),
+            Origin::Variable(name) => (2, 0, 0, name),
+            Origin::Argument(name) => (3, 0, 0, name),
         }
     }
     rank(a).cmp(&rank(b))

@@ -28,11 +28,11 @@ pub(super) fn unknown_key(key: &str, place: &Place, known: &[&str]) -> Complaint
     if later {
         return complaint.hint(format!("{key} is not supported by this version"));
     }
-    if let Some(near) = nearest(key, known) {
-        return complaint.hint(format!("did you mean {near:?}?"));
-    }
     if let Some(ours) = pgbouncer_names::our_key(key) {
         return complaint.hint(format!("PgBouncer's {key} is {ours} here"));
+    }
+    if let Some(near) = nearest(key, known) {
+        return complaint.hint(format!("did you mean {near:?}?"));
     }
     complaint.hint(format!("known keys here: {}", known.join(", ")))
 }
@@ -57,13 +57,16 @@ pub(super) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let folded = written.to_ascii_lowercase().replace('-', "_");
-    let score = |name: &str| strsim::jaro_winkler(&folded, &name.replace('-', "_"));
-    known
-        .iter()
-        .map(|name| (*name, score(name)))
-        .filter(|(_, score)| *score > 0.84)
-        .max_by(|a, b| a.1.total_cmp(&b.1))
-        .map(|(name, _)| name)
+    // Typing errors are few edits; other words for the same thing often begin alike.
+    let score = |name: &str| {
+        let name = name.replace('-', "_");
+        let few = (name.len() / 3).clamp(1, 3);
+        let edited = strsim::osa_distance(&folded, &name) <= few;
+        let similarity = strsim::jaro_winkler(&folded, &name);
+        (edited || similarity > 0.84).then_some((edited, similarity))
+    };
+    let near = known.iter().filter_map(|name| Some((*name, score(name)?)));
+    near.max_by(|(_, a), (_, b)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).map(|(name, _)| name)
 }
 
 #[cfg(test)]
@@ -79,6 +82,7 @@ mod tests {
             ("timeout", Some("timeouts")),
             ("database", Some("databases")),
             ("checkout-timeout", Some("checkout_timeout")),
+            ("polo", Some("pool")),
             ("xyz", None),
             ("", None),
         ] {

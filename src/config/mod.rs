@@ -20,6 +20,7 @@ mod pgbouncer_names;
 mod raw;
 mod read;
 mod resolve;
+mod schema;
 mod secret;
 mod units;
 mod urls;
@@ -36,7 +37,7 @@ pub use diff::{ConfigDiff, diff};
 pub use environment::Environment;
 pub use errors::{ConfigError, ConfigErrors, Origin};
 pub use file::{find, load};
-pub use raw::schema;
+pub use schema::schema;
 pub use secret::Secret;
 
 /// Everything the process was told, checked and with defaults filled in.

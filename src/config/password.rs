@@ -1,5 +1,6 @@
 //! Passwords: references to where they are kept, and the forms PostgreSQL stores them in.
 
+use std::io;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -20,6 +21,7 @@ pub(super) fn resolve(text: &str, origin: &Origin, outside: &Outside<'_>) -> Res
     if let Some(path) = text.strip_prefix("file:") {
         let path = outside.path(path);
         let content = (outside.read)(&path)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other))
             .map_err(|error| Complaint::new(format!("cannot read {}: {error}", path.display())))?;
         let line = content.strip_suffix('\n').map_or(content.as_str(), |c| c.strip_suffix('\r').unwrap_or(c));
         return Ok(line.to_owned());

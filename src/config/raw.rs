@@ -5,14 +5,14 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::errors::{Place, Problems};
+use super::errors::{Complaint, Place, Problems, shown};
 use super::node::{Node, Value};
 use super::read::{Bytes, Named, Read, Several, Time, scalar, settings};
 use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, ServerTlsMode};
 
 settings! {
     /// Configuration of pgweir. Only `databases` and `users` must be given.
-    struct RawConfig {
+    struct RawConfig as "pooler.yaml" {
         /// Where clients connect: `host:port`, `*:port`, `unix:/directory`.
         listen: Several<String>,
         /// Address and port of `/metrics`, `/livez` and `/readyz`; not served when missing.
@@ -44,7 +44,7 @@ settings! {
 
 settings! {
     /// How clients prove who they are.
-    struct RawAuth {
+    struct RawAuth as "Auth" {
         /// The method asked of every client.
         method: AuthMethod,
     }
@@ -52,7 +52,7 @@ settings! {
 
 settings! {
     /// TLS on both sides.
-    struct RawTls {
+    struct RawTls as "Tls" {
         /// Towards clients.
         client: RawClientTls,
         /// Towards servers.
@@ -62,7 +62,7 @@ settings! {
 
 settings! {
     /// TLS towards clients.
-    struct RawClientTls {
+    struct RawClientTls as "ClientTls" {
         /// `disable` without a certificate, `prefer` with one, unless said otherwise.
         mode: ClientTlsMode,
         /// PEM file with the certificate and its chain.
@@ -74,7 +74,7 @@ settings! {
 
 settings! {
     /// TLS towards servers, with libpq's modes.
-    struct RawServerTls {
+    struct RawServerTls as "ServerTls" {
         /// How much is demanded of servers.
         mode: ServerTlsMode,
         /// PEM file of trusted authorities; needed by `verify-ca` and `verify-full`.
@@ -84,7 +84,7 @@ settings! {
 
 settings! {
     /// One pool is (database, user, node).
-    struct RawPool {
+    struct RawPool as "Pool" {
         /// When a server connection goes back to the pool.
         mode: PoolMode,
         /// Server connections at most, for each (database, user, node).
@@ -104,7 +104,7 @@ settings! {
 
 settings! {
     /// Bounds on what clients may cost.
-    struct RawLimits {
+    struct RawLimits as "Limits" {
         /// Client connections at most.
         clients: u64,
         /// Client connections of one user; 0 is no limit.
@@ -120,7 +120,7 @@ settings! {
 
 settings! {
     /// Bounds on time.
-    struct RawTimeouts {
+    struct RawTimeouts as "Timeouts" {
         /// From accept to the end of authentication.
         client_login: Time,
         /// A client that sends nothing outside a transaction; 0 never.
@@ -140,7 +140,7 @@ settings! {
 
 settings! {
     /// How nodes are watched.
-    struct RawHealth {
+    struct RawHealth as "Health" {
         /// Time between probes of a node.
         interval: Time,
         /// A probe that takes longer has failed.
@@ -152,7 +152,7 @@ settings! {
 
 settings! {
     /// Where reads go.
-    struct RawRouting {
+    struct RawRouting as "Routing" {
         /// Nodes that get reads.
         reads: Reads,
         /// How fresh reads on replicas must be.
@@ -164,7 +164,7 @@ settings! {
 
 settings! {
     /// One database.
-    struct RawDatabase {
+    struct RawDatabase as "Database" {
         /// The node that takes writes.
         primary: RawNode,
         /// Nodes that take reads.
@@ -180,7 +180,7 @@ settings! {
 
 settings! {
     /// One user.
-    struct RawUser {
+    struct RawUser as "User" {
         /// What the client must know: plain text, a `SCRAM-SHA-256$…` verifier, or an `md5…`
         /// hash; `${VARIABLE}` and `file:/path` are replaced.
         password: String,
@@ -197,7 +197,7 @@ settings! {
 
 settings! {
     /// Who may use the admin console.
-    struct RawAdmin {
+    struct RawAdmin as "Admin" {
         /// Users that may run every command.
         users: Several<String>,
         /// Users that may run `SHOW`.
@@ -207,7 +207,7 @@ settings! {
 
 settings! {
     /// A node with a weight.
-    struct RawNodeMap {
+    struct RawNodeMap as "Node" {
         /// `host:port`, `[::1]:5432`, or `/directory:port` for a unix socket.
         address: String,
         /// Share of the reads relative to other nodes.
@@ -249,7 +249,10 @@ pub(super) enum RawWorkers {
 impl Read for RawWorkers {
     fn read(node: &Node, place: &Place, problems: &mut Problems) -> Option<Self> {
         let (text, _) = scalar(node, place, "a number or auto", problems)?;
-        if text == "auto" { Some(Self::Auto) } else { u64::read(node, place, problems).map(Self::Number) }
+        let number = text.parse().map(Self::Number);
+        let value = if text == "auto" { Ok(Self::Auto) } else { number };
+        let wrong = || Complaint::new(format!("expected a number or auto, found {}", shown(text)));
+        problems.keep(place, value.map_err(|_| wrong()))
     }
 }
 
@@ -263,12 +266,4 @@ impl JsonSchema for RawWorkers {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]})
     }
-}
-
-/// The JSON schema of `pooler.yaml`, for editors.
-pub fn schema() -> String {
-    let schema = schemars::schema_for!(RawConfig);
-    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
-    text.push('\n');
-    text
 }

@@ -46,10 +46,10 @@ impl<T: JsonSchema> JsonSchema for Located<T> {
 
 /// Declares a section of the file: every key is optional, every other key is an error.
 macro_rules! settings {
-    ($(#[$outer:meta])* struct $name:ident { $($(#[$inner:meta])* $field:ident: $type:ty,)* }) => {
+    ($(#[$outer:meta])* struct $name:ident as $title:literal { $($(#[$inner:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$outer])*
         #[derive(Default, schemars::JsonSchema)]
-        #[schemars(deny_unknown_fields)]
+        #[schemars(deny_unknown_fields, rename = $title)]
         pub(super) struct $name {
             $($(#[$inner])* pub $field: Option<$crate::config::read::Located<$type>>,)*
         }
@@ -117,16 +117,18 @@ fn entries<'a>(node: &'a Node, place: &Place, problems: &mut Problems) -> Option
 /// A mapping whose keys are names people choose, in the order of the file.
 pub(super) struct Named<T>(pub Vec<(String, Place, T)>);
 
-impl<T: Read> Read for Named<T> {
+impl<T: Read + Default> Read for Named<T> {
     fn read(node: &Node, place: &Place, problems: &mut Problems) -> Option<Self> {
         let mut named = Vec::new();
         for entry in entries(node, place, problems)? {
             let place = place.child(&entry.key, &entry.origin);
             if entry.key.is_empty() || entry.key.contains('\0') {
                 problems.push(&place, Complaint::new("a name must not be empty or contain a zero byte"));
-            } else if let Some(value) = T::read(&entry.node, &place, problems) {
-                named.push((entry.key.clone(), place, value));
+                continue;
             }
+            // What could not be read exists all the same: others may speak of it.
+            let value = T::read(&entry.node, &place, problems).unwrap_or_default();
+            named.push((entry.key.clone(), place, value));
         }
         Some(Self(named))
     }

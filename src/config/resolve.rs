@@ -25,7 +25,7 @@ use super::{
 pub(super) struct Outside<'a> {
     pub environment: &'a Environment,
     /// Reads a file named in the configuration.
-    pub read: &'a dyn Fn(&Path) -> io::Result<String>,
+    pub read: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
     /// The configuration file; relative paths in it start from its directory.
     pub file: Option<&'a Path>,
 }
@@ -42,7 +42,9 @@ pub(super) fn resolve(mut root: Node, outside: &Outside<'_>) -> Result<Config, C
     let mut problems = Problems::default();
     root.merge();
     outside.environment.override_keys(&mut root, &mut problems);
-    let raw = RawConfig::read(&root, &Place::root(), &mut problems).unwrap_or_default();
+    let Some(raw) = RawConfig::read(&root, &Place::root(), &mut problems) else {
+        return Err(problems.into_errors(outside.file));
+    };
     let config = config(&raw, outside, &mut problems);
     if problems.is_empty() { Ok(config) } else { Err(problems.into_errors(outside.file)) }
 }
@@ -77,7 +79,7 @@ fn config(raw: &RawConfig, outside: &Outside<'_>, problems: &mut Problems) -> Co
         admin: users::admin(raw.admin.as_ref()),
         source: outside.file.map(Path::to_path_buf),
     };
-    config.users = users::users(raw.users.as_ref(), &config, outside, problems);
+    config.users = users::users(raw, &config, outside, problems);
     users::check(raw, &config, problems);
     config
 }
@@ -164,7 +166,7 @@ fn listen(raw: Option<&Located<Several<String>>>, problems: &mut Problems) -> Ve
             port: defaults::LISTEN_PORT,
         }];
     };
-    if raw.value.0.is_empty() {
+    if raw.value.0.is_empty() && !problems.concern("listen") {
         let hint = format!("remove the key to listen on {}:{}", defaults::LISTEN_HOST, defaults::LISTEN_PORT);
         problems.push(&raw.place, Complaint::new("has no address: nobody could connect").hint(hint));
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::errors::{Complaint, Place, Problems};
 use super::hints::nearest;
 use super::raw::{RawAdmin, RawConfig, RawUser};
-use super::read::{Located, Named, Several};
+use super::read::{Located, Several};
 use super::resolve::{Outside, check_pool, pool_overrides};
 use super::{AdminSettings, AuthMethod, ClientPassword, Config, Secret, User, password};
 
@@ -22,22 +22,28 @@ pub(super) fn admin(raw: Option<&Located<RawAdmin>>) -> AdminSettings {
 
 /// The users; `config` has everything else already.
 pub(super) fn users(
-    raw: Option<&Located<Named<RawUser>>>,
+    all: &RawConfig,
     config: &Config,
     outside: &Outside<'_>,
     problems: &mut Problems,
 ) -> BTreeMap<String, User> {
+    let raw = all.users.as_ref();
     let named = raw.map(|raw| raw.value.0.as_slice()).unwrap_or_default();
-    if named.is_empty() && config.auth.method != AuthMethod::Trust {
+    // Databases with errors of their own are there in `all` only; they exist all the same.
+    let databases = all.databases.as_ref().map(|d| d.value.0.as_slice()).unwrap_or_default();
+    let databases: Vec<&str> = databases.iter().map(|(name, ..)| name.as_str()).collect();
+    if named.is_empty() && config.auth.method != AuthMethod::Trust && !problems.concern("users") {
         let place = raw.map_or_else(Place::root, |raw| raw.place.clone());
         let complaint = Complaint::new("no user is configured: nobody could log in")
             .hint("the smallest is: users: {app: {password: \"${APP_PASSWORD}\"}}");
         problems.push(&place, complaint);
     }
-    named
-        .iter()
-        .map(|(name, place, raw)| (name.clone(), user(name, place, raw, config, outside, problems)))
-        .collect()
+    let mut users = BTreeMap::new();
+    for (name, place, raw) in named {
+        check_databases(raw, &databases, problems);
+        users.insert(name.clone(), user(name, place, raw, config, outside, problems));
+    }
+    users
 }
 
 fn user(
@@ -69,7 +75,6 @@ fn user(
         pool: pool_overrides(raw.pool.as_ref(), problems),
     };
     check_login(&user, raw, place, config, problems);
-    check_databases(raw, config, problems);
     let usable = config.databases.values().chain(&config.wildcard_database);
     for database in usable.filter(|d| user.databases.as_ref().is_none_or(|names| names.contains(&d.name))) {
         check_pool(&database.pool.with(&user.pool), raw.pool.as_ref(), problems);
@@ -107,7 +112,8 @@ fn check_login(user: &User, raw: &RawUser, place: &Place, config: &Config, probl
     let console_only = user.databases.as_ref().is_some_and(Vec::is_empty)
         || config.admin.users.contains(&user.name)
         || config.admin.stats_users.contains(&user.name);
-    if raw.password.is_none() && raw.server_password.is_none() && config.auth.method != AuthMethod::Trust {
+    let has_none = raw.password.is_none() && raw.server_password.is_none();
+    if has_none && config.auth.method != AuthMethod::Trust && !problems.concern(&place.path) {
         let complaint = Complaint::new("has no password, so it cannot log in")
             .hint("add password: \"${VARIABLE}\", or server_password: for a user of health probes only");
         problems.push(place, complaint);
@@ -123,13 +129,11 @@ fn check_login(user: &User, raw: &RawUser, place: &Place, config: &Config, probl
     }
 }
 
-fn check_databases(raw: &RawUser, config: &Config, problems: &mut Problems) {
+fn check_databases(raw: &RawUser, databases: &[&str], problems: &mut Problems) {
     let Some(list) = &raw.databases else { return };
-    let known: Vec<&str> = config.databases.keys().map(String::as_str).collect();
     for name in &list.value.0 {
-        let exists = known.contains(&name.value.as_str()) || config.wildcard_database.is_some();
-        if !exists {
-            problems.push(&name.place, unknown("database", &name.value, &known));
+        if !databases.contains(&name.value.as_str()) && !databases.contains(&"*") {
+            problems.push(&name.place, unknown("database", &name.value, databases));
         }
     }
 }
