@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap as FastMap;
@@ -24,6 +24,8 @@ pub struct Definition {
     pub types: Box<[u8]>,
     /// What it means for routing.
     pub statement: Arc<Statement>,
+    /// Some server has parsed it: another client that prepares the same need not wait for one.
+    pub is_valid: AtomicBool,
 }
 
 /// All definitions in use, so that equal ones are one. Holds them weakly: a definition lives as long as
@@ -86,6 +88,7 @@ impl Definitions {
             sql: sql.into(),
             types: types.into(),
             statement: Arc::clone(statement),
+            is_valid: AtomicBool::new(false),
         })
     }
 

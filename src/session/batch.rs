@@ -140,15 +140,16 @@ pub(super) fn plan(
             }
             FrontendTag::PARSE => {
                 let parse = Parse::read(body)?;
-                plan.is_local = false;
                 let taken = !parse.name.is_empty()
                     && (statements.find(parse.name).is_some()
                         || fresh.iter().any(|(name, _)| *name == parse.name));
                 if taken {
                     plan.definitions.push(None);
+                    plan.is_local = false;
                     continue;
                 }
                 let definition = define(&parse, context, lex);
+                plan.is_local &= !parse.name.is_empty() && definition.is_valid.load(Ordering::Acquire);
                 fresh.retain(|(name, _)| *name != parse.name);
                 fresh.push((parse.name, Arc::clone(&definition)));
                 parsed.push(Arc::clone(&definition));
@@ -214,13 +215,20 @@ fn define(parse: &Parse<'_>, context: &SessionContext, lex: LexOptions) -> Arc<D
 }
 
 impl ClientSession {
-    /// Runs a batch that needs no server: only Sync, Flush and Close of statements, with none held.
-    pub(super) fn run_locally(&mut self, batch: Batch) -> Result<(), SessionError> {
+    /// Runs a batch that needs no server: only Sync, Flush, Close of statements and Parse of statements
+    /// that a server has parsed for somebody else, with no server connection held.
+    pub(super) fn run_locally(&mut self, batch: Batch, plan: Plan) -> Result<(), SessionError> {
+        let mut definitions = plan.definitions.into_iter();
         let bytes = self.wire.inbox.split_to(batch.len);
         let mut rest = &bytes[..];
         while let Some((header, body, tail)) = frame::split(rest, usize::MAX)? {
             rest = tail;
             match FrontendTag(header.tag) {
+                FrontendTag::PARSE => {
+                    let parse = Parse::read(body)?;
+                    self.statements.set(parse.name, definitions.next().flatten());
+                    backend::bare(&mut self.wire.outbox, crate::protocol::BackendTag::PARSE_COMPLETE);
+                }
                 FrontendTag::CLOSE => {
                     let (_, name) = extended::target(body)?;
                     self.statements.set(name, None);
@@ -398,7 +406,7 @@ impl ClientSession {
             return;
         } else {
             parse.write(&mut lease.wire.outbox, definition.server_name.as_bytes());
-            self.exchange.push(Expect::Parse { visible: true, definition: Some(definition.id), undo });
+            self.exchange.push(Expect::Parse { visible: true, definition: Some(Arc::clone(&definition)), undo });
             lease.prepared.insert(definition);
         }
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
@@ -422,7 +430,7 @@ impl ClientSession {
             write(&mut lease.wire.outbox, b"");
             lease.unnamed = Some(Arc::clone(definition));
         }
-        let definition = named.then_some(definition.id);
+        let definition = named.then(|| Arc::clone(definition));
         self.exchange.push(Expect::Parse { visible: false, definition, undo: Undo::Nothing });
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
     }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
@@ -39,7 +40,7 @@ pub(super) enum Expect {
         /// The client asked for it.
         visible: bool,
         /// The definition, to be taken from the server's set if it fails; `None` for the unnamed one.
-        definition: Option<u64>,
+        definition: Option<Arc<Definition>>,
         /// The client's side.
         undo: Undo,
     },
@@ -171,9 +172,13 @@ impl Exchange {
                 _ => (Verdict::Forward, false),
             },
             Expect::OwnQuery => (Verdict::Drop, tag == T::READY_FOR_QUERY),
-            Expect::Parse { visible, .. } => match tag {
-                T::PARSE_COMPLETE if *visible => (Verdict::Forward, true),
-                T::PARSE_COMPLETE => (Verdict::Drop, true),
+            Expect::Parse { visible, definition, .. } => match tag {
+                T::PARSE_COMPLETE => {
+                    if let Some(definition) = definition {
+                        definition.is_valid.store(true, Ordering::Release);
+                    }
+                    (if *visible { Verdict::Forward } else { Verdict::Drop }, true)
+                }
                 _ => (Verdict::Unexpected, false),
             },
             Expect::Bind => expect_only(tag, T::BIND_COMPLETE),
@@ -274,7 +279,7 @@ mod tests {
     }
 
     fn own_parse() -> Expect {
-        Expect::Parse { visible: false, definition: Some(7), undo: Undo::Nothing }
+        Expect::Parse { visible: false, definition: None, undo: Undo::Nothing }
     }
 
     #[test]

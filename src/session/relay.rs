@@ -39,8 +39,9 @@ impl ClientSession {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         let mut plan = plan(bytes, &self.context, self.lex, &self.statements, limit)?;
-        if self.lease.is_none() && plan.is_local {
-            return self.run_locally(batch);
+        let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
+        if self.lease.is_none() && plan.is_local && room {
+            return self.run_locally(batch, plan);
         }
         if plan.begins && self.mode == PoolMode::Statement {
             let response = SessionError::Mode(self.mode).response();
@@ -278,6 +279,12 @@ impl ClientSession {
 
     fn walk(&mut self, lease: &mut ServerLease, inbox: &[u8], run: &mut Run) -> Result<(), SessionError> {
         loop {
+            if !self.exchange.injected.is_empty() {
+                // Behind what has been passed on, in front of what comes.
+                run.spill(inbox, &mut self.wire.outbox);
+                self.wire.outbox.extend_from_slice(&self.exchange.injected);
+                self.exchange.injected.clear();
+            }
             if self.pass_to_client > 0 {
                 let count = self.pass_to_client.min(inbox.len() - run.at);
                 run.at += count;
@@ -311,11 +318,6 @@ impl ClientSession {
                 run.start += header.total_len;
             }
             run.at += header.total_len;
-            if !self.exchange.injected.is_empty() {
-                run.spill(inbox, &mut self.wire.outbox);
-                let injected = self.exchange.injected.split();
-                self.wire.outbox.extend_from_slice(&injected);
-            }
         }
     }
 
@@ -364,7 +366,7 @@ impl ClientSession {
             match expect {
                 Expect::Parse { definition, undo, .. } => {
                     match definition {
-                        Some(id) => lease.prepared.remove(id),
+                        Some(definition) => lease.prepared.remove(definition.id),
                         None => lease.unnamed = None,
                     }
                     self.statements.undo(undo);
