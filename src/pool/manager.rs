@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -268,7 +269,24 @@ impl Pool {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        match self.store.get().await {
+        let mut opening = pin!(self.store.get());
+        let begun = {
+            let mut gate = self.gate.lock();
+            if gate.idle > 0 {
+                // One came back meanwhile, so nobody waits. The store would hand it to us as if it were
+                // new, and the count would be wrong.
+                gate.opening -= 1;
+                return;
+            }
+            // The first poll finds the store empty and begins to connect; the lock sees to it that the
+            // store stays empty until then.
+            opening.as_mut().now_or_never()
+        };
+        let opened = match begun {
+            Some(opened) => opened,
+            None => opening.await,
+        };
+        match opened {
             Ok(mut object) => {
                 self.stats.opened.fetch_add(1, Ordering::Relaxed);
                 let lifetime = self.settings.load().max_lifetime;
