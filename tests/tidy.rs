@@ -122,7 +122,9 @@ fn pure_rooms_do_not_wait() {
         if !room(&path).is_some_and(|r| PURE_ROOMS.contains(&r.as_str())) {
             continue;
         }
-        for (line, code) in code_lines(&text) {
+        // Tests may look at the clock.
+        let text = text.split("#[cfg(test)]").next().unwrap();
+        for (line, code) in code_lines(text) {
             for word in IMPURE_WORDS {
                 if code.contains(word) {
                     wrong.push(format!("{}:{line}: `{word}` in a pure room", path.display()));

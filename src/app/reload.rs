@@ -87,15 +87,15 @@ pub(crate) fn reload(
     context.topology_version.store(version, Ordering::Release);
     topology.apply(&context.pools);
     derive_passwords(context);
-    let mut report = format!("configuration reloaded: {}", difference.changed.join(", "));
     if difference.is_empty() {
-        report = "configuration reloaded: nothing has changed".to_owned();
+        return Ok("configuration reloaded: nothing has changed".to_owned());
     }
+    let mut report = vec!["configuration reloaded".to_owned()];
+    report.extend(difference.changed);
     if !difference.needs_restart.is_empty() {
-        report
-            .push_str(&format!("; takes effect at the next start: {}", difference.needs_restart.join(", ")));
+        report.push(format!("at the next start: {}", difference.needs_restart.join(", ")));
     }
-    Ok(report)
+    Ok(report.join("; "))
 }
 
 /// Derives the keys of plain passwords before anybody logs in: no login waits for it, and none can be

@@ -52,11 +52,11 @@ impl Prober {
 
     /// One look at the node. A connection that has died is replaced once before the node counts as down.
     async fn probe(&mut self) -> Result<(bool, Lsn), String> {
-        if let Some(mut connection) = self.connection.take() {
-            if let Ok(answer) = ask(&mut connection).await {
-                self.connection = Some(connection);
-                return Ok(answer);
-            }
+        if let Some(mut connection) = self.connection.take()
+            && let Ok(answer) = ask(&mut connection).await
+        {
+            self.connection = Some(connection);
+            return Ok(answer);
         }
         let (database, user) = self.login().ok_or("no database or user to log in with")?;
         let target = self.topology.target(&database, &user, &self.node);

@@ -29,10 +29,10 @@ impl ServerLease {
 
     /// Returns the connection if it is clean, closes it otherwise. The oldest waiter gets it at once.
     pub fn checkin(mut self) {
-        if self.is_clean() {
-            if let Some(object) = self.object.take() {
-                self.pool.take_back(object);
-            }
+        if self.is_clean()
+            && let Some(object) = self.object.take()
+        {
+            self.pool.take_back(object);
         }
         // Otherwise the drop closes it.
     }

@@ -31,7 +31,15 @@ pub struct PoolRegistry {
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
     /// Totals of pools that were closed, so that counters of a database never go back.
     retired: Mutex<BTreeMap<String, StatsSnapshot>>,
-    averages: Mutex<(Option<Instant>, BTreeMap<String, StatsSnapshot>, BTreeMap<String, Averages>)>,
+    period: Mutex<Period>,
+}
+
+/// The statistics period under way, and what the last one came to.
+#[derive(Debug, Default)]
+struct Period {
+    began: Option<Instant>,
+    totals_then: BTreeMap<String, StatsSnapshot>,
+    last: BTreeMap<String, Averages>,
 }
 
 impl PoolRegistry {
@@ -87,30 +95,30 @@ impl PoolRegistry {
 
     /// What was counted by database in the last whole statistics period.
     pub fn averages(&self) -> BTreeMap<String, Averages> {
-        self.averages.lock().2.clone()
+        self.period.lock().last.clone()
     }
 
     /// Ends a statistics period if it is time.
     pub(super) fn roll_averages(&self, now: Instant) {
-        let mut averages = self.averages.lock();
-        let Some(started) = averages.0 else {
-            averages.0 = Some(now);
+        let mut period = self.period.lock();
+        let Some(began) = period.began else {
+            period.began = Some(now);
             return;
         };
-        let period = now.saturating_duration_since(started);
-        if period < STATS_PERIOD {
+        let length = now.saturating_duration_since(began);
+        if length < STATS_PERIOD {
             return;
         }
         let totals = self.totals();
-        let period_micros = u64::try_from(period.as_micros()).unwrap_or(u64::MAX);
-        averages.2 = totals
+        let period_micros = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+        period.last = totals
             .iter()
             .map(|(database, total)| {
-                let before = averages.1.get(database).copied().unwrap_or_default();
+                let before = period.totals_then.get(database).copied().unwrap_or_default();
                 (database.clone(), Averages { delta: total.since(before), period_micros })
             })
             .collect();
-        averages.0 = Some(now);
-        averages.1 = totals;
+        period.began = Some(now);
+        period.totals_then = totals;
     }
 }

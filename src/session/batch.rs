@@ -279,7 +279,7 @@ impl ClientSession {
         plan: Plan,
     ) -> Result<(), SessionError> {
         self.sync_settings(lease);
-        if batch.end == BatchEnd::Query && plan.is_simple_query(batch, &self.wire.inbox) {
+        if batch.end == BatchEnd::Query && is_one_query(batch, &self.wire.inbox) {
             self.exchange.push(Expect::Query);
             self.statements.set(b"", None);
             lease.unnamed = None;
@@ -406,7 +406,11 @@ impl ClientSession {
             return;
         } else {
             parse.write(&mut lease.wire.outbox, definition.server_name.as_bytes());
-            self.exchange.push(Expect::Parse { visible: true, definition: Some(Arc::clone(&definition)), undo });
+            self.exchange.push(Expect::Parse {
+                visible: true,
+                definition: Some(Arc::clone(&definition)),
+                undo,
+            });
             lease.prepared.insert(definition);
         }
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
@@ -521,10 +525,8 @@ impl ClientSession {
     }
 }
 
-impl Plan {
-    /// Whether the batch is one Query and nothing else.
-    fn is_simple_query(&self, batch: Batch, inbox: &[u8]) -> bool {
-        matches!(frame::peek(inbox, usize::MAX), Ok(Some(header))
-            if header.total_len == batch.len && header.tag == FrontendTag::QUERY.0)
-    }
+/// Whether the batch is one Query and nothing else.
+fn is_one_query(batch: Batch, inbox: &[u8]) -> bool {
+    matches!(frame::peek(inbox, usize::MAX), Ok(Some(header))
+        if header.total_len == batch.len && header.tag == FrontendTag::QUERY.0)
 }

@@ -193,10 +193,11 @@ impl ClientSession {
         }
         // The client may not be reading: it gets a second, not more.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.wire.flush()).await;
-        if let Some(lease) = self.lease.take() {
-            if lease.is_clean() && !self.awaiting_sync {
-                let _ = tokio::time::timeout(RESET_TIMEOUT, reset(lease)).await;
-            }
+        if let Some(lease) = self.lease.take()
+            && lease.is_clean()
+            && !self.awaiting_sync
+        {
+            let _ = tokio::time::timeout(RESET_TIMEOUT, reset(lease)).await;
         }
         self.handle().set_activity(Activity::Idle, Instant::now());
         let _ = tokio::time::timeout(Duration::from_secs(1), self.wire.shutdown()).await;
@@ -227,7 +228,7 @@ fn log_end(error: &SessionError, handle: &ClientHandle) {
         SessionError::ClientGone(_) => tracing::debug!(client, %error, "session ended"),
         SessionError::Ordered(_) => tracing::info!(client, user = handle.info.user, %error, "session ended"),
         _ => {
-            tracing::warn!(client, user = handle.info.user, database = handle.info.database, %error, "session ended")
+            tracing::warn!(client, user = handle.info.user, database = handle.info.database, %error, "session ended");
         }
     }
 }

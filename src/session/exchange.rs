@@ -187,12 +187,10 @@ impl Exchange {
                 T::CLOSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::DescribeStatement => match tag {
-                T::PARAMETER_DESCRIPTION => (Verdict::Forward, false),
-                T::ROW_DESCRIPTION | T::NO_DATA => (Verdict::Forward, true),
-                _ => (Verdict::Unexpected, false),
-            },
-            Expect::DescribePortal => match tag {
+            Expect::DescribeStatement | Expect::DescribePortal => match tag {
+                T::PARAMETER_DESCRIPTION if matches!(front, Expect::DescribeStatement) => {
+                    (Verdict::Forward, false)
+                }
                 T::ROW_DESCRIPTION | T::NO_DATA => (Verdict::Forward, true),
                 _ => (Verdict::Unexpected, false),
             },
@@ -231,14 +229,13 @@ impl Exchange {
     fn on_error(&mut self, aftermath: &mut Aftermath) -> Verdict {
         self.copy_in = false;
         match self.queue.front() {
-            // In the simple protocol ReadyForQuery follows by itself.
-            Some(Expect::Query | Expect::FunctionCall) => return Verdict::Forward,
+            // In the simple protocol ReadyForQuery follows by itself. An error that nothing asked for comes
+            // from a server that is about to close.
+            Some(Expect::Query | Expect::FunctionCall) | None => return Verdict::Forward,
             Some(Expect::OwnQuery) => {
                 aftermath.own_failure = true;
                 return Verdict::Drop;
             }
-            // An error that nobody caused: the server is about to close.
-            None => return Verdict::Forward,
             Some(_) => {}
         }
         let mut verdict = Verdict::Forward;

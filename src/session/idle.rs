@@ -108,7 +108,7 @@ impl ClientSession {
                 }
             }
             let rest = self.wire.inbox.get(self.scanned..).unwrap_or_default();
-            let Some(header) = frame::peek(rest, limit)? else { return self.part_if_long(0) };
+            let Some(header) = frame::peek(rest, limit)? else { return Ok(self.part_if_long(0)) };
             let tag = FrontendTag(header.tag);
             if is_copy(tag) && self.scanned == 0 {
                 // A COPY has failed while the client was still sending: PostgreSQL ignores these, too.
@@ -132,7 +132,7 @@ impl ClientSession {
                 }
             };
             if rest.len() < header.total_len {
-                return self.part_if_long(header.total_len);
+                return Ok(self.part_if_long(header.total_len));
             }
             self.scanned += header.total_len;
             if let Some(end) = end {
@@ -142,11 +142,9 @@ impl ClientSession {
     }
 
     /// A batch that is long already is run as far as it is complete.
-    fn part_if_long(&mut self, coming: usize) -> Result<Option<Batch>, SessionError> {
-        if self.scanned > 0 && self.scanned + coming > BATCH_BYTES_MAX {
-            return Ok(Some(self.take_batch(BatchEnd::Partial, self.scanned)));
-        }
-        Ok(None)
+    fn part_if_long(&mut self, coming: usize) -> Option<Batch> {
+        let long = self.scanned > 0 && self.scanned + coming > BATCH_BYTES_MAX;
+        long.then(|| self.take_batch(BatchEnd::Partial, self.scanned))
     }
 
     fn take_batch(&mut self, end: BatchEnd, len: usize) -> Batch {

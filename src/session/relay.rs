@@ -155,7 +155,7 @@ impl ClientSession {
     ) -> Poll<Result<(), SessionError>> {
         self.obey_while_running(lease, cx)?;
         loop {
-            let mut progress = self.poll_to_server(lease, cx)?;
+            let mut progress = self.poll_to_server(lease, cx);
             if self.wire.outbox.len() < HIGH_WATER_BYTES && !self.is_answered() {
                 progress |= self.poll_from_server(lease, cx)?;
             }
@@ -199,27 +199,20 @@ impl ClientSession {
 
     /// Writes what waits for the server. A server that does not take it any more may still have said why:
     /// the reading side finds out.
-    fn poll_to_server(
-        &mut self,
-        lease: &mut ServerLease,
-        cx: &mut Context<'_>,
-    ) -> Result<bool, SessionError> {
+    fn poll_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> bool {
         let before = lease.wire.outbox.len() + self.send_from_inbox;
         if before == 0 {
             // TLS may hold a rest of what was taken already.
             let _ = lease.wire.poll_flush_stream(cx);
-            return Ok(false);
+            return false;
         }
-        let written = match self.write_to_server(lease, cx) {
-            Poll::Ready(Err(_)) => {
-                lease.wire.outbox.clear();
-                self.wire.inbox.advance(std::mem::take(&mut self.send_from_inbox));
-                lease.mark_broken();
-                return Ok(true);
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => lease.wire.outbox.len() + self.send_from_inbox,
-        };
-        Ok(written != before)
+        if let Poll::Ready(Err(_)) = self.write_to_server(lease, cx) {
+            lease.wire.outbox.clear();
+            self.wire.inbox.advance(std::mem::take(&mut self.send_from_inbox));
+            lease.mark_broken();
+            return true;
+        }
+        lease.wire.outbox.len() + self.send_from_inbox != before
     }
 
     fn write_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -171,7 +171,7 @@ async fn cancel(context: &SessionContext, request: &CancelRequest) {
     match tokio::time::timeout(limit, send_cancel(&target)).await {
         Ok(Ok(())) => tracing::debug!(client = id.0, server = %target.host, "cancel request passed on"),
         Ok(Err(error)) => {
-            tracing::warn!(client = id.0, server = %target.host, %error, "cancel request failed")
+            tracing::warn!(client = id.0, server = %target.host, %error, "cancel request failed");
         }
         Err(_) => tracing::warn!(client = id.0, server = %target.host, "cancel request timed out"),
     }

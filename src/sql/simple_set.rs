@@ -13,8 +13,17 @@ const TOKENS_MAX: usize = 40;
 const QUOTED_LISTS: &[&str] = &["search_path", "temp_tablespaces"];
 
 /// Words after SET that begin another command than the assignment of a setting.
-const NOT_SETTINGS: &[&str] =
-    &["local", "constraints", "transaction", "characteristics", "role", "authorization", "xml", "session", "all"];
+const NOT_SETTINGS: &[&str] = &[
+    "local",
+    "constraints",
+    "transaction",
+    "characteristics",
+    "role",
+    "authorization",
+    "xml",
+    "session",
+    "all",
+];
 
 /// How a setting was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +147,8 @@ impl Cursor<'_> {
         }
         let value = self.text()?;
         let rest = self.accept(",") && self.accept("false") && self.accept(")");
-        rest.then_some(SetCommand { name, value: Some(value), form: SetForm::SetConfig }).filter(|c| is_plain(&c.name))
+        rest.then_some(SetCommand { name, value: Some(value), form: SetForm::SetConfig })
+            .filter(|c| is_plain(&c.name))
     }
 
     fn name(&mut self) -> Option<String> {
