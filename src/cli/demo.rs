@@ -60,9 +60,12 @@ pub enum DemoError {
         /// What the server said.
         source: tokio_postgres::Error,
     },
-    /// Nothing was served.
-    #[error("the workload was not served: {0}")]
+    /// A replica served nothing.
+    #[error("a replica got no reads; the last error of a client: {0:?}")]
     NothingServed(String),
+    /// A client did not see what it had written.
+    #[error("{0} reads did not see what the same client had written: this is a bug of pgweir")]
+    Stale(u64),
 }
 
 /// Runs the demo until Ctrl-C, SIGTERM, or `exit_after`.
@@ -93,7 +96,7 @@ async fn show(access: &ClusterAccess, options: &DemoOptions) -> Result<(), DemoE
     // Beside the data directories, so it goes with them.
     let config = access.directory.join("pooler.yaml");
     std::fs::write(&config, configuration(access, port, http_port))?;
-    let mut pooler = Pooler::start(&config, port).await?;
+    let mut pooler = Pooler::start(&config).await?;
     print_how_to_connect(access, port, http_port)?;
 
     let url = format!("postgres://{APP_USER}:{APP_PASSWORD}@127.0.0.1:{port}/{APP_DATABASE}");
@@ -159,7 +162,16 @@ fn summarize(census: &Census, served: &[i64], tally: &Tally, options: &DemoOptio
         tally.errors(),
         tally.stale()
     )?;
-    if total == 0 && options.clients > 0 {
+    if tally.errors() > 0 {
+        writeln!(out, "the last error: {}", tally.last_error())?;
+    }
+    if options.clients == 0 {
+        return Ok(());
+    }
+    if tally.stale() > 0 {
+        return Err(DemoError::Stale(tally.stale()));
+    }
+    if served.iter().skip(1).any(|count| *count == 0) {
         return Err(DemoError::NothingServed(tally.last_error()));
     }
     Ok(())

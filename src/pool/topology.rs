@@ -220,13 +220,14 @@ impl Topology {
         if let Some(user) = &self.config.health.user {
             return Some(user.clone());
         }
+        // A user of the console may exist there only, so the others come first.
+        let rank = |user: &&crate::config::User| {
+            (self.config.admin.users.contains(&user.name), self.credentials(&user.name).1.is_none())
+        };
         let may_use = |user: &&crate::config::User| {
             user.databases.as_ref().is_none_or(|list| list.contains(&database.name))
-                && !self.config.admin.users.contains(&user.name)
         };
-        let mut users = self.config.users.values().filter(may_use);
-        let with_password = users.clone().find(|user| self.credentials(&user.name).1.is_some());
-        with_password.or_else(|| users.next()).map(|user| user.name.clone())
+        self.config.users.values().filter(may_use).min_by_key(rank).map(|user| user.name.clone())
     }
 
     /// Applies this topology to the pools: closes those that no longer fit, reconfigures the others.

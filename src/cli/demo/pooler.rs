@@ -1,73 +1,48 @@
-//! pgweir in front of the demo's servers: the same program, run as its users run it.
+//! pgweir in front of the demo's servers, inside this process, so that nothing outlives it.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::path::Path;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use super::DemoError;
+use crate::app::{App, Shutdown};
+use crate::config::{self, Environment};
+use crate::task;
 
-/// How long it may take to listen.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A running `pgweir run`; killed if dropped without [`Pooler::stop`].
+/// A running pooler.
 pub(super) struct Pooler {
-    child: Child,
-    log_file: PathBuf,
+    running: JoinHandle<()>,
+    shutdown: Shutdown,
 }
 
 impl Pooler {
-    /// Starts it with a configuration and waits until it accepts clients on `port`.
-    pub(super) async fn start(config: &Path, port: u16) -> Result<Self, DemoError> {
-        let log_file = config.with_extension("log");
-        let log = std::fs::File::create(&log_file)?;
-        let child = Command::new(std::env::current_exe()?)
-            .args(["run", "--config"])
-            .arg(config)
-            .stdin(Stdio::null())
-            // Out of the way of the progress line; Ctrl-C must end the workload before the pooler.
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut pooler = Self { child, log_file };
-        let listening = async {
-            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::select! {
-            () = listening => Ok(pooler),
-            ended = pooler.ended() => Err(DemoError::Pooler(ended)),
-            () = tokio::time::sleep(PATIENCE) => Err(DemoError::Pooler("it does not listen".to_owned())),
-        }
+    /// Starts one with a configuration file; it listens when this returns.
+    pub(super) async fn start(file: &Path) -> Result<Self, DemoError> {
+        // Not the user's environment: the demo is the same everywhere.
+        let config = config::load(file, &Environment::default())
+            .map_err(|errors| DemoError::Pooler(errors.to_string()))?;
+        let app = App::build(config).await.map_err(|error| DemoError::Pooler(error.to_string()))?;
+        let shutdown = Shutdown::default();
+        let running = task::spawn("pgweir", app.run(shutdown.clone()));
+        Ok(Self { running, shutdown })
     }
 
-    /// Resolves if it ends by itself, with how.
+    /// Resolves if it ends by itself.
     ///
     /// # Cancel safety
     ///
-    /// Waiting for a process can be given up and begun again.
+    /// Waiting for a task can be given up and begun again.
     pub(super) async fn ended(&mut self) -> String {
-        match self.child.wait().await {
-            Ok(status) => {
-                let log = std::fs::read_to_string(&self.log_file).unwrap_or_default();
-                format!("it ended with {status}\n{}", log.trim_end())
-            }
-            Err(error) => format!("it cannot be waited for: {error}"),
+        match (&mut self.running).await {
+            Ok(()) => "it stopped".to_owned(),
+            Err(error) => error.to_string(),
         }
     }
 
-    /// Lets it drain, for a moment.
-    pub(super) async fn stop(mut self) {
-        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        // What has not ended by then is killed on drop.
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await;
+    /// Stops it; the demo's own clients have gone by now, and others are not waited for.
+    pub(super) async fn stop(self) {
+        self.shutdown.stop();
+        // A panic in there has been logged; we are at the end anyway.
+        let _ = self.running.await;
     }
 }
