@@ -4,6 +4,7 @@
 //! serves until the shutdown signal, then drains: no new clients, transactions finish, a deadline.
 
 mod drain;
+mod http;
 mod listener;
 mod reload;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
 
 use crate::admin::Console;
 use crate::auth::{ClientAuthenticator, ScramCache, SystemRandom};
@@ -21,7 +23,8 @@ use crate::config::{Config, ListenAddress};
 use crate::health;
 use crate::net::listen::Listener;
 use crate::net::tls::{ClientTlsAcceptor, ServerTlsConnector, TlsError};
-use crate::observe::Histograms;
+use crate::observe::metrics::{self, Exporter};
+use crate::observe::{Histograms, http as endpoint};
 use crate::pool::{self, PoolRegistry, Topology};
 use crate::server::Definitions;
 use crate::session::SessionContext;
@@ -54,6 +57,8 @@ pub enum AppError {
 pub struct App {
     pub(crate) context: Arc<SessionContext>,
     listeners: Vec<Listener>,
+    http: Option<(TcpListener, SocketAddr)>,
+    exporter: Option<Exporter>,
     server_tls: Option<Arc<ServerTlsConnector>>,
     scram: Arc<ScramCache>,
 }
@@ -62,6 +67,8 @@ impl App {
     /// Builds everything and listens; serves nobody yet.
     pub async fn build(config: Config) -> Result<Self, AppError> {
         let config = Arc::new(config);
+        // Before anything makes a handle.
+        let exporter = metrics::install();
         let client_tls = ClientTlsAcceptor::load(&config.tls.client)?;
         let server_tls = ServerTlsConnector::load(&config.tls.server)?.map(Arc::new);
         let scram = Arc::new(ScramCache::new());
@@ -76,6 +83,8 @@ impl App {
             pools: Arc::clone(&pools),
             topology: Arc::clone(&topology),
             started: Instant::now(),
+            meters: Arc::default(),
+            controls: Arc::default(),
         };
         let context = SessionContext {
             topology_version: AtomicU64::new(topology.load().version),
@@ -91,12 +100,25 @@ impl App {
             draining: false.into(),
         };
         let listeners = listen(&config).await?;
-        Ok(Self { context: Arc::new(context), listeners, server_tls, scram })
+        let http = match config.http {
+            Some(address) => Some(
+                endpoint::listen(address)
+                    .await
+                    .map_err(|error| AppError::Listen { address: format!("http {address}"), error })?,
+            ),
+            None => None,
+        };
+        Ok(Self { context: Arc::new(context), listeners, http, exporter, server_tls, scram })
     }
 
     /// The TCP addresses listened on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(Listener::local_addr).collect()
+    }
+
+    /// The address of the HTTP endpoint, when there is one.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|(_, address)| *address)
     }
 
     /// What the console can see.
@@ -106,13 +128,21 @@ impl App {
 
     /// Serves until `shutdown` says so, then drains.
     pub async fn run(self, shutdown: Shutdown) {
+        let own = self.addresses().first().copied();
         let context = self.context;
         reload::derive_passwords(&context);
-        let background = [
+        let mut background = vec![
             task::spawn("health", health::run(Arc::clone(&context.topology))),
             task::spawn("reaper", pool::run_reaper(Arc::clone(&context.pools))),
             task::spawn("sweeper", drain::sweep(Arc::clone(&context.clients))),
         ];
+        if let Some((listener, _)) = self.http {
+            let state = http::state(&context, self.exporter.clone(), own);
+            background.push(task::spawn("http", endpoint::serve(listener, state)));
+        }
+        if let Some(exporter) = self.exporter {
+            background.push(task::spawn("metrics", exporter.upkeep()));
+        }
         let accepting: Vec<_> = self
             .listeners
             .into_iter()

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::admin::Controls;
 use crate::auth::ScramCache;
 use crate::config;
 use crate::net::tls::ServerTlsConnector;
@@ -25,16 +26,29 @@ pub(super) async fn obey(
     let listen = |kind| signal(kind).ok();
     let mut hangup = listen(SignalKind::hangup());
     task::spawn("signals", stop_on_signals(shutdown.clone()));
+    let controls = Arc::clone(&context.console.controls);
     loop {
         tokio::select! {
             () = shutdown.requested() => return,
-            Some(()) = received(&mut hangup) => {
+            () = controls.shutdown.notified() => shutdown.drain(),
+            Some(()) = asked_to_reload(&mut hangup, &controls) => {
                 match reload(context, server_tls.as_ref(), &scram) {
                     Ok(report) => tracing::info!("{report}"),
                     Err(error) => tracing::error!("reload failed, the old configuration stays in force:\n{error}"),
                 }
             }
         }
+    }
+}
+
+/// By signal or from the console.
+async fn asked_to_reload(
+    hangup: &mut Option<tokio::signal::unix::Signal>,
+    controls: &Controls,
+) -> Option<()> {
+    tokio::select! {
+        asked = received(hangup) => asked,
+        () = controls.reload.notified() => Some(()),
     }
 }
 

@@ -1,16 +1,10 @@
-//! stub
-/// stub
-#[derive(Debug)]
-pub struct Histograms;
-impl Histograms {
-    /// s
-    pub fn new() -> Self {
-        Self
-    }
-    /// s
-    pub fn checkout_wait(&self, _: std::time::Duration) {}
-    /// s
-    pub fn query(&self, _: std::time::Duration) {}
-    /// s
-    pub fn transaction(&self, _: std::time::Duration) {}
-}
+//! What is seen from outside: logs, metrics, and the HTTP endpoint that serves them.
+//!
+//! Knows nothing of pools or clients: who has numbers hands in closures.
+
+mod histograms;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+
+pub use histograms::Histograms;

@@ -31,6 +31,8 @@ impl SqlState {
     pub const INVALID_AUTHORIZATION: Self = Self(*b"28000");
     /// `28P01`
     pub const INVALID_PASSWORD: Self = Self(*b"28P01");
+    /// `34000`
+    pub const INVALID_CURSOR_NAME: Self = Self(*b"34000");
     /// `3D000`
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     /// `42501`

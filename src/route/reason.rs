@@ -59,6 +59,17 @@ reasons! {
     ReplicaFailed = "replica_failed",
 }
 
+impl Reason {
+    /// What the reason leads to: `replica`, `primary`, or `held` where no choice was made.
+    pub fn target(self) -> &'static str {
+        match self {
+            Self::Read | Self::HintReplica | Self::ReadOnlyTransaction => "replica",
+            Self::SameTransaction | Self::Pinned => "held",
+            _ => "primary",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())

@@ -315,6 +315,8 @@ impl ClientSession {
             frontend::query(&mut lease.wire.outbox, sql.as_bytes());
             self.exchange.push(Expect::OwnQuery);
             lease.unnamed = None;
+            let name = self.settings.value("application_name").unwrap_or_default();
+            name.clone_into(&mut lease.info.application_name.lock());
         }
         lease.settings = self.settings.clone();
     }
@@ -370,6 +372,9 @@ impl ClientSession {
             self.awaiting_sync = true;
         }
         self.exchange.settle();
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        lease.info.prepared_statements.store(count(lease.prepared.len()), Ordering::Relaxed);
+        self.handle().prepared_statements.store(count(self.statements.len()), Ordering::Relaxed);
         Ok(())
     }
 

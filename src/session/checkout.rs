@@ -168,6 +168,10 @@ impl ClientSession {
         self.handle().link(Arc::clone(lease.identity()));
         lease.info.set_activity(ServerActivity::Active);
         lease.info.client.store(self.handle().id.0, Ordering::Relaxed);
+        lease.info.lent_micros.store(
+            u64::try_from(lease.opened_at.elapsed().as_micros()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
         lease.pool().stats.assignments.fetch_add(1, Ordering::Relaxed);
     }
 }

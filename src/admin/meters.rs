@@ -1,0 +1,169 @@
+//! Metrics of pools, clients, nodes and routes: what the console shows, for Prometheus.
+//!
+//! The counters live where they are counted; here they are copied into handles, which are made once for
+//! each pool, node and reason and kept.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use parking_lot::Mutex;
+
+use crate::clients::Activity;
+use crate::cluster::{NodeState, Role};
+use crate::pool::Pool;
+use crate::route::Reason;
+
+use super::Console;
+
+/// The handles.
+#[derive(Default)]
+pub struct Meters(Mutex<Handles>);
+
+impl std::fmt::Debug for Meters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meters")
+    }
+}
+
+#[derive(Default)]
+struct Handles {
+    described: bool,
+    gauges: HashMap<(&'static str, Labels), Gauge>,
+    counters: HashMap<(&'static str, Labels), Counter>,
+}
+
+/// Label names and values; few, and bounded by the configuration.
+type Labels = Vec<(&'static str, String)>;
+
+impl Handles {
+    fn gauge(&mut self, name: &'static str, labels: Labels, value: f64) {
+        let make = |labels: &Labels| gauge!(name, labels.as_slice());
+        self.gauges.entry((name, labels)).or_insert_with_key(|(_, labels)| make(labels)).set(value);
+    }
+
+    fn counter(&mut self, name: &'static str, labels: Labels, value: u64) {
+        let make = |labels: &Labels| counter!(name, labels.as_slice());
+        self.counters.entry((name, labels)).or_insert_with_key(|(_, labels)| make(labels)).absolute(value);
+    }
+
+    fn describe(&mut self) {
+        if std::mem::replace(&mut self.described, true) {
+            return;
+        }
+        describe_gauge!("pgweir_clients", "Clients by state: idle, active, waiting, login");
+        describe_gauge!("pgweir_server_connections", "Server connections by state: idle, active, opening");
+        describe_gauge!("pgweir_pool_size", "Server connections a pool may have");
+        describe_gauge!("pgweir_clients_waiting", "Clients that wait for a server connection");
+        describe_gauge!("pgweir_oldest_wait_seconds", "How long the oldest of them has waited");
+        describe_counter!("pgweir_transactions_total", "Transactions finished");
+        describe_counter!("pgweir_queries_total", "Queries finished");
+        describe_counter!("pgweir_client_received_bytes_total", "Bytes received from clients");
+        describe_counter!("pgweir_client_sent_bytes_total", "Bytes sent to clients");
+        describe_counter!("pgweir_server_connections_opened_total", "Server connections opened");
+        describe_counter!("pgweir_server_connections_closed_total", "Server connections closed");
+        describe_counter!(
+            "pgweir_server_connect_failures_total",
+            "Attempts to open a server connection that failed"
+        );
+        describe_counter!(
+            "pgweir_checkout_timeouts_total",
+            "Clients that waited for longer than pool.checkout_timeout"
+        );
+        describe_counter!("pgweir_parses_total", "Parse messages, by side: client, server");
+        describe_gauge!("pgweir_node_up", "Whether a node answers");
+        describe_gauge!("pgweir_node_is_primary", "Whether a node is out of recovery, as last observed");
+        describe_gauge!("pgweir_node_lag_bytes", "Bytes of log that a replica has yet to replay");
+        describe_gauge!("pgweir_node_lag_seconds", "How long ago the primary was where the replica is");
+        describe_gauge!("pgweir_node_in_flight", "Server connections of a node that are lent");
+        describe_counter!("pgweir_node_statements_total", "Statements sent to a node");
+        describe_counter!("pgweir_node_failures_total", "Times a node was found down");
+        describe_counter!("pgweir_routes_total", "Routing decisions by reason");
+    }
+}
+
+impl Meters {
+    /// Copies the present numbers.
+    pub(super) fn refresh(&self, console: &Console) {
+        let mut handles = self.0.lock();
+        handles.describe();
+        clients(&mut handles, console);
+        for pool in console.pools.pools() {
+            self::pool(&mut handles, &pool);
+        }
+        let topology = console.topology.load();
+        for node in topology.nodes() {
+            let labels = || vec![("node", node.address.to_string())];
+            let (bytes, micros) = node.lag();
+            let up = matches!(node.state(), NodeState::Up | NodeState::Lagging);
+            handles.gauge("pgweir_node_up", labels(), f64::from(u8::from(up)));
+            let is_primary = node.role() == Some(Role::Primary);
+            handles.gauge("pgweir_node_is_primary", labels(), f64::from(u8::from(is_primary)));
+            handles.gauge("pgweir_node_lag_bytes", labels(), bytes as f64);
+            handles.gauge("pgweir_node_lag_seconds", labels(), micros as f64 / 1e6);
+            let in_flight = node.in_flight.load(std::sync::atomic::Ordering::Relaxed);
+            handles.gauge("pgweir_node_in_flight", labels(), f64::from(in_flight));
+            let load = std::sync::atomic::Ordering::Relaxed;
+            handles.counter("pgweir_node_statements_total", labels(), node.statements.load(load));
+            handles.counter("pgweir_node_failures_total", labels(), node.failures.load(load));
+        }
+        for entry in topology.databases() {
+            for (reason, count) in entry.routes.iter() {
+                let labels = vec![
+                    ("database", entry.name.clone()),
+                    ("target", reason.target().to_owned()),
+                    ("reason", Reason::label(reason).to_owned()),
+                ];
+                handles.counter("pgweir_routes_total", labels, count);
+            }
+        }
+    }
+}
+
+fn clients(handles: &mut Handles, console: &Console) {
+    let snapshot = console.clients.snapshot();
+    let count = |activity| snapshot.iter().filter(|client| client.activity() == activity).count() as f64;
+    let states = [
+        ("idle", count(Activity::Idle)),
+        ("active", count(Activity::Active)),
+        ("waiting", count(Activity::Waiting)),
+        ("login", console.clients.logins() as f64),
+    ];
+    for (state, value) in states {
+        handles.gauge("pgweir_clients", vec![("state", state.to_owned())], value);
+    }
+}
+
+fn pool(handles: &mut Handles, pool: &Pool) {
+    let key = &pool.key;
+    let labels =
+        || vec![("database", key.database.clone()), ("user", key.user.clone()), ("node", key.node.clone())];
+    let with = |name: &'static str, value: &str| {
+        let mut labels = labels();
+        labels.push((name, value.to_owned()));
+        labels
+    };
+    let counts = pool.counts(Instant::now());
+    let states = [("idle", counts.idle), ("active", counts.leased), ("opening", counts.opening)];
+    for (state, value) in states {
+        handles.gauge("pgweir_server_connections", with("state", state), value as f64);
+    }
+    handles.gauge("pgweir_pool_size", labels(), pool.settings().size as f64);
+    handles.gauge("pgweir_clients_waiting", labels(), counts.waiting as f64);
+    handles.gauge("pgweir_oldest_wait_seconds", labels(), counts.oldest_wait.as_secs_f64());
+    let stats = pool.stats.snapshot();
+    for (name, value) in [
+        ("pgweir_transactions_total", stats.transactions),
+        ("pgweir_queries_total", stats.queries),
+        ("pgweir_client_received_bytes_total", stats.received),
+        ("pgweir_client_sent_bytes_total", stats.sent),
+        ("pgweir_server_connections_opened_total", stats.opened),
+        ("pgweir_server_connections_closed_total", stats.closed),
+        ("pgweir_server_connect_failures_total", stats.open_failures),
+        ("pgweir_checkout_timeouts_total", stats.timeouts),
+    ] {
+        handles.counter(name, labels(), value);
+    }
+    handles.counter("pgweir_parses_total", with("side", "client"), stats.client_parses);
+    handles.counter("pgweir_parses_total", with("side", "server"), stats.server_parses);
+}

@@ -1,0 +1,54 @@
+//! SHOW SERVERS.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::admin::Console;
+use crate::admin::table::{Cell, Table};
+use crate::pool::Pool;
+use crate::server::{ServerActivity, ServerInfo};
+
+use super::clients::{COLUMNS, client_pointer, server_pointer};
+
+pub(super) fn table(console: &Console) -> Table {
+    let mut table = Table::new(COLUMNS);
+    for pool in console.pools.pools() {
+        for server in pool.servers() {
+            table.push(row(&pool, &server));
+        }
+    }
+    table
+}
+
+fn row(pool: &Pool, server: &ServerInfo) -> Vec<Cell> {
+    let client = server.client.load(Ordering::Relaxed);
+    let state = match server.activity() {
+        _ if server.identity.is_canceled() => "being_canceled",
+        ServerActivity::Active => "active",
+        ServerActivity::Idle => "idle",
+    };
+    let lent_at = server.opened_at + Duration::from_micros(server.lent_micros.load(Ordering::Relaxed));
+    vec![
+        Cell::text("S"),
+        Cell::text(&*pool.key.user),
+        Cell::text(&*pool.key.database),
+        Cell::text("none"),
+        Cell::text(state),
+        Cell::text(&*server.remote.0),
+        Cell::count(u64::from(server.remote.1)),
+        Cell::text(&*server.local.0),
+        Cell::count(u64::from(server.local.1)),
+        super::timestamp(server.opened_at),
+        super::timestamp(lent_at),
+        Cell::Number(0),
+        Cell::Number(0),
+        Cell::Number(0),
+        Cell::text(server_pointer(server.identity.id)),
+        Cell::text(if client == 0 { String::new() } else { client_pointer(client) }),
+        Cell::Number(i64::from(server.identity.pid)),
+        Cell::text(server.tls.clone().unwrap_or_default()),
+        Cell::text(server.application_name.lock().clone()),
+        Cell::count(u64::from(server.prepared_statements.load(Ordering::Relaxed))),
+        Cell::count(server.identity.id),
+    ]
+}

@@ -1,0 +1,71 @@
+//! The arguments, as clap reads them; help texts are written here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::demo::DemoOptions;
+
+/// PostgreSQL connection pooler with read/write routing.
+#[derive(Debug, Parser)]
+#[command(name = "pgweir", version, propagate_version = true, arg_required_else_help = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the pooler.
+    Run(RunOptions),
+    /// Validate a configuration: all errors at once, with file, line and hint.
+    Check(CheckOptions),
+    /// Explain where a statement would go, and why, without running it.
+    Route(RouteOptions),
+    /// Start a throw-away PostgreSQL primary with replicas and pgweir in front of them.
+    Demo(DemoOptions),
+    /// Print the JSON schema of pooler.yaml, for editors.
+    Schema,
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct ConfigSource {
+    /// Configuration file [default: $PGWEIR_CONFIG, ./pooler.yaml, /etc/pgweir/pooler.yaml].
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Run without a file: the primary, as postgres://user:password@host:port/database
+    /// [default: $PGWEIR_PRIMARY].
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    pub(super) primary: Option<String>,
+    /// Without a file: a replica; may be given several times [default: $PGWEIR_REPLICAS].
+    #[arg(long, value_name = "URL", requires = "primary")]
+    pub(super) replica: Vec<String>,
+    /// Without a file: where to listen, separated by commas [default: 127.0.0.1:6432].
+    #[arg(long, value_name = "ADDRESS", requires = "primary")]
+    pub(super) listen: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct RunOptions {
+    #[command(flatten)]
+    pub(super) source: ConfigSource,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct CheckOptions {
+    #[command(flatten)]
+    pub(super) source: ConfigSource,
+    /// Also log in to every node and report its role, version and lag.
+    #[arg(long)]
+    pub(super) connect: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct RouteOptions {
+    /// The SQL, as an application would send it.
+    pub(super) sql: String,
+    /// The client's standard_conforming_strings.
+    #[arg(long, value_name = "ON|OFF", default_value = "on", value_parser = ["on", "off"])]
+    pub(super) standard_conforming_strings: String,
+}

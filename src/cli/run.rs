@@ -1,0 +1,75 @@
+//! `pgweir run`: configuration, logging, runtime, and the app until it is told to stop.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::app::{App, Shutdown};
+use crate::config::{self, Config, Environment};
+use crate::observe::logging;
+use crate::task;
+
+use super::args::{ConfigSource, RunOptions};
+use super::print;
+
+/// Runs the pooler.
+pub(super) fn run(options: &RunOptions) -> ExitCode {
+    let config = match load(&options.source) {
+        Ok(config) => config,
+        Err(complaint) => {
+            print::error(&complaint);
+            return ExitCode::from(2);
+        }
+    };
+    logging::init("info");
+    task::install_panic_hook();
+    let runtime = match runtime(config.workers) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            print::error(&format!("could not start the runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        let app = App::build(config).await?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?app.addresses(), "pgweir is listening");
+        app.run(Shutdown::default()).await;
+        Ok::<(), crate::app::AppError>(())
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print::error(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The configuration from flags, environment or file.
+///
+/// # Errors
+/// Everything that is wrong with it, in one text.
+pub(super) fn load(source: &ConfigSource) -> Result<Config, String> {
+    let environment = Environment::of_process();
+    let from_flags = source.primary.clone().map(|primary| (primary, source.replica.clone()));
+    let from_environment = || if source.config.is_none() { environment.urls() } else { None };
+    if let Some((primary, replicas)) = from_flags.or_else(from_environment) {
+        return Config::from_urls(&primary, &replicas, source.listen.as_deref(), &environment)
+            .map_err(|errors| errors.to_string());
+    }
+    let path = config::find(source.config.as_deref(), &environment).ok_or(
+        "no configuration: there is no ./pooler.yaml and no /etc/pgweir/pooler.yaml\n\
+         hint: name a file with --config, or run without one: pgweir run --primary postgres://user:password@host/database",
+    )?;
+    config::load(&path, &environment).map_err(|errors| errors.to_string())
+}
+
+/// One worker needs no scheduler that moves tasks between threads.
+fn runtime(workers: Option<NonZeroUsize>) -> std::io::Result<Runtime> {
+    let workers = workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    if workers == 1 {
+        return Builder::new_current_thread().enable_all().build();
+    }
+    Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+}
