@@ -23,6 +23,7 @@ use crate::server::send_cancel;
 use crate::sql::SessionEffects;
 use crate::task;
 
+use super::databases;
 use super::batch::{Batch, plan};
 use super::client::ClientSession;
 use super::error::SessionError;
@@ -51,6 +52,7 @@ impl ClientSession {
             }
             return Ok(());
         }
+        databases::leave(&self.context.pools, &plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
