@@ -17,9 +17,9 @@ use crate::route::Work;
 use crate::server::Definition;
 use crate::sql::{Effect, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set};
 
-use super::databases;
 use super::client::ClientSession;
 use super::context::SessionContext;
+use super::databases;
 use super::error::SessionError;
 use super::exchange::{Expect, Undo};
 use super::state::is_deallocate_all;

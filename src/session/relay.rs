@@ -23,9 +23,9 @@ use crate::server::send_cancel;
 use crate::sql::SessionEffects;
 use crate::task;
 
-use super::databases;
 use super::batch::{Batch, plan};
 use super::client::ClientSession;
+use super::databases;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Verdict};
 
