@@ -19,6 +19,7 @@ use crate::sql::{Effect, LexOptions, SessionEffects, SetCommand, Statement, Tran
 
 use super::client::ClientSession;
 use super::context::SessionContext;
+use super::databases;
 use super::error::SessionError;
 use super::exchange::{Expect, Undo};
 use super::state::is_deallocate_all;
@@ -64,6 +65,8 @@ pub(super) struct Plan {
     pub(super) begins: bool,
     /// It may commit a change.
     pub(super) writes: bool,
+    /// Databases that a command in it needs for itself.
+    pub(super) databases: Vec<String>,
     /// Statements it runs.
     pub(super) queries: u64,
 }
@@ -80,13 +83,17 @@ impl Default for Plan {
             deallocates_all: false,
             begins: false,
             writes: false,
+            databases: Vec::new(),
             queries: 0,
         }
     }
 }
 
 impl Plan {
-    fn add(&mut self, statement: &Statement, text: &[u8]) {
+    fn add(&mut self, statement: &Statement, text: &[u8], lex: LexOptions) {
+        if statement.is_ddl {
+            self.databases.extend(databases::named(text, lex));
+        }
         self.work = self.work.and(statement);
         self.effects.insert(statement.session);
         self.begins |= matches!(statement.control, Some(TransactionControl::Begin { .. }));
@@ -132,7 +139,7 @@ pub(super) fn plan(
             FrontendTag::QUERY => {
                 let text = frontend::query_text(body)?;
                 let statement = context.statements.analyze(text, lex);
-                plan.add(&statement, text);
+                plan.add(&statement, text, lex);
                 if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
                     plan.set = simple_set(text, lex);
                 }
@@ -160,7 +167,7 @@ pub(super) fn plan(
                 let known =
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 if let Some(definition) = known.or_else(|| statements.find(bind.statement)) {
-                    plan.add(&definition.statement, &definition.sql);
+                    plan.add(&definition.statement, &definition.sql, lex);
                 }
                 plan.is_local = false;
                 plan.only_asks = false;

@@ -19,6 +19,7 @@ mod checkout;
 mod client;
 mod console;
 mod context;
+mod databases;
 mod error;
 mod exchange;
 mod freshness;

@@ -25,6 +25,7 @@ use crate::task;
 
 use super::batch::{Batch, plan};
 use super::client::ClientSession;
+use super::databases;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Verdict};
 
@@ -51,6 +52,7 @@ impl ClientSession {
             }
             return Ok(());
         }
+        databases::leave(&self.context.pools, &plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {

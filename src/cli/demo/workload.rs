@@ -13,7 +13,7 @@ use crate::task;
 /// Between two statements of one client: enough for a lively display on a small machine.
 const PAUSE: Duration = Duration::from_millis(4);
 /// One step in this many is a transaction that writes.
-const WRITE_EVERY: u64 = 5;
+const WRITE_EVERY: u64 = 20;
 
 /// What the clients have seen.
 #[derive(Debug, Default)]
