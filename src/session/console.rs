@@ -111,9 +111,9 @@ impl ConsoleSession {
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SessionError>> {
         // A drain lets operators look until the end.
-        match self.guard.handle().pending_order(Some(cx)) {
-            order @ (Order::Kill | Order::Shutdown) => return Poll::Ready(Err(SessionError::Ordered(order))),
-            _ => {}
+        let order = self.guard.handle().pending_order(Some(cx));
+        if matches!(order, Order::Kill | Order::Shutdown) {
+            return Poll::Ready(Err(SessionError::Ordered(order)));
         }
         if let Poll::Ready(Err(error)) = self.wire.poll_flush(cx) {
             return Poll::Ready(Err(SessionError::ClientGone(error)));
