@@ -71,7 +71,8 @@ impl Prober {
         let on_node =
             |entry: &Arc<DatabaseEntry>| entry.cluster.nodes().any(|node| Arc::ptr_eq(node, &self.node));
         // Not one that was made of the wildcard: the probe would stand in the way of its DROP DATABASE.
-        let entry = self.topology.databases().into_iter().find(|entry| on_node(entry) && entry.settings.name != "*");
+        let entry =
+            self.topology.databases().into_iter().find(|entry| on_node(entry) && entry.settings.name != "*");
         let entry = entry.or_else(|| self.topology.database("postgres").filter(on_node))?;
         let user = self.topology.probe_user(&entry)?;
         Some((entry, user))

@@ -5,7 +5,7 @@
 //! In doubt it says so, and the primary answers.
 
 use super::calls::call_at;
-use super::functions::{self, Keyword, Meaning, keyword};
+use super::functions::{self, Meaning};
 use super::reason::EffectReason;
 use super::scan::Kind;
 use super::session_effects::SessionEffects;
@@ -207,10 +207,9 @@ fn modifies(view: View<'_>, at: usize) -> Option<&'static str> {
         Some(Kind::Operator) => true,
         // FOR UPDATE, ON UPDATE, DO UPDATE, THEN UPDATE are told by their own words.
         Some(Kind::Word) => match view.word(previous) {
-            b"for" | b"do" | b"then" | b"key" => true,
             b"as" => !matches!(view.word(0), b"prepare" | b"explain" | b"create" | b"copy" | b"declare"),
-            b"select" | b"where" | b"and" | b"or" | b"not" | b"on" | b"by" | b"distinct" | b"when"
-            | b"else" | b"having" | b"case" => true,
+            b"for" | b"do" | b"then" | b"key" | b"select" | b"where" | b"and" | b"or" | b"not" | b"on"
+            | b"by" | b"distinct" | b"when" | b"else" | b"having" | b"case" => true,
             _ => false,
         },
         _ => false,
@@ -327,9 +326,4 @@ fn current_setting(view: View<'_>, open: usize, name: &FunctionName) -> Option<E
         Some(_) => None,
         None => Some(EffectReason::NodeFunction(name.clone())),
     }
-}
-
-/// True if the word is none of the grammar's reserved ones, so that it can be a table.
-pub(super) fn may_be_table(word: &[u8]) -> bool {
-    word.is_empty() || !matches!(keyword(word), Keyword::Reserved | Keyword::FunctionOrType)
 }

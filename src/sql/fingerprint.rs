@@ -7,7 +7,7 @@ use super::hint::Hint;
 use super::normalize::{Sink, normalize};
 use super::scan::{Kind, LexOptions};
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 
 /// Identity of a normalized statement string within this process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,9 +48,7 @@ impl Seeds {
         normalize(sql, options, &mut hash, &mut hint);
         let mut last = u64::from(options.standard_conforming_strings) << 1;
         if !hint.is_empty() {
-            let mut hasher = self.hints.build_hasher();
-            hint.hash(&mut hasher);
-            last ^= hasher.finish() | 1 << 32;
+            last ^= self.hints.hash_one(&hint) | 1 << 32;
         }
         (hash.finish(last), hint)
     }
@@ -159,7 +157,7 @@ impl Sink for Hash128 {
                 self.absorb(tail(src, start, end - start) | tag | ((end - start) as u64) << 56);
             }
             Kind::Text | Kind::Bits | Kind::Number | Kind::Param | Kind::Name | Kind::Error => {
-                self.absorb(tag)
+                self.absorb(tag);
             }
             Kind::Quoted | Kind::UnicodeQuoted | Kind::Verbatim | Kind::Punct | Kind::Operator => {
                 self.absorb(tag | 7 << 56);

@@ -220,6 +220,11 @@ pub(super) fn node_setting(name: &str) -> bool {
     NAMES.contains(&name) || name.starts_with("recovery_") || name.starts_with("pgweir.")
 }
 
+/// Whether a word in lower case is a keyword of any kind.
+pub(super) fn is_keyword(word: &str) -> bool {
+    KEYWORDS.binary_search_by(|(known, _)| (*known).cmp(word)).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,9 +250,4 @@ mod tests {
             assert_eq!(builtin(name), meaning, "{name}");
         }
     }
-}
-
-/// Whether a word in lower case is a keyword of any kind.
-pub(super) fn is_keyword(word: &str) -> bool {
-    KEYWORDS.binary_search_by(|(known, _)| (*known).cmp(word)).is_ok()
 }

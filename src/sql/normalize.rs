@@ -195,7 +195,6 @@ fn name(state: Names, kind: Kind, text: &[u8]) -> (Names, Kind) {
         (Names::Rollback, Kind::Word) if is("work") || is("transaction") => (Names::Rollback, kind),
         (Names::Rollback, Kind::Word) if is("to") => (Names::Next, kind),
         (Names::Direct, Kind::Word) if is("transaction") => (Names::No, kind),
-        (Names::Direct, Kind::Word) => (Names::No, Kind::Name),
         (Names::Next, Kind::Word) => {
             let skip = [
                 "savepoint",
@@ -214,7 +213,9 @@ fn name(state: Names, kind: Kind, text: &[u8]) -> (Names, Kind) {
             ];
             if skip.iter().any(|w| is(w)) { (Names::Next, kind) } else { (Names::No, Kind::Name) }
         }
-        (Names::Direct | Names::Next, Kind::Quoted | Kind::UnicodeQuoted) => (Names::No, Kind::Name),
+        (Names::Direct, Kind::Word) | (Names::Direct | Names::Next, Kind::Quoted | Kind::UnicodeQuoted) => {
+            (Names::No, Kind::Name)
+        }
         (Names::Next, Kind::Number | Kind::Operator) => (Names::Next, kind),
         _ => (Names::No, kind),
     }

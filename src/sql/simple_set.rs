@@ -234,9 +234,12 @@ fn quote_identifier(name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// A setting's name and value, when there is one.
+    type Expected = Option<(&'static str, Option<&'static str>)>;
+
     #[test]
     fn the_table() {
-        let cases: &[(&str, Option<(&str, Option<&str>)>)] = &[
+        let cases: &[(&str, Expected)] = &[
             ("SET work_mem = '5MB'", Some(("work_mem", Some("5MB")))),
             ("set session Work_Mem to 4096;", Some(("work_mem", Some("4096")))),
             ("SET TimeZone TO 'Europe/Oslo';", Some(("timezone", Some("Europe/Oslo")))),

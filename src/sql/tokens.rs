@@ -112,11 +112,6 @@ impl<'a> View<'a> {
         (partner != index && (self.from..self.to).contains(&partner)).then(|| partner - self.from)
     }
 
-    /// The tokens from `at` on.
-    pub(super) fn after(&self, at: usize) -> View<'a> {
-        View { from: (self.from + at).min(self.to), ..*self }
-    }
-
     /// The tokens of `from..to`.
     pub(super) fn slice(&self, from: usize, to: usize) -> View<'a> {
         let to = (self.from + to).min(self.to);

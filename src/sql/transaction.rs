@@ -139,9 +139,8 @@ fn modes(view: View<'_>, mut at: usize) -> Option<Modes> {
 /// `[AND [NO] CHAIN]` to the end.
 fn chain(view: View<'_>, at: usize) -> Option<bool> {
     match (view.len() - at.min(view.len()), view.word(at), view.word(at + 1), view.word(at + 2)) {
-        (0, ..) => Some(false),
+        (0, ..) | (3, b"and", b"no", b"chain") => Some(false),
         (2, b"and", b"chain", _) => Some(true),
-        (3, b"and", b"no", b"chain") => Some(false),
         _ => None,
     }
 }

@@ -93,10 +93,13 @@ fn transaction(view: View<'_>, at: usize, keyword: &'static str, verdict: &mut V
     // COMMIT PREPARED and its kin act on transactions of any session; they and what is not understood to its
     // end are writes.
     let control = if at == 0 { TransactionControl::read(view) } else { None };
-    use TransactionControl::{CommitPrepared, PrepareTransaction, RollbackPrepared};
     match control {
         None => verdict.at_least(Effect::Unknown, EffectReason::Keyword(keyword)),
-        Some(PrepareTransaction | CommitPrepared | RollbackPrepared) => {
+        Some(
+            TransactionControl::PrepareTransaction
+            | TransactionControl::CommitPrepared
+            | TransactionControl::RollbackPrepared,
+        ) => {
             verdict.complete = false;
             verdict.at_least(Effect::Write, EffectReason::Keyword(keyword));
         }
