@@ -27,7 +27,7 @@ use crate::observe::metrics::{self, Exporter};
 use crate::observe::{Histograms, http as endpoint};
 use crate::pool::{self, PoolRegistry, Topology};
 use crate::server::Definitions;
-use crate::session::SessionContext;
+use crate::session::{Harmless, SessionContext};
 use crate::sql::StatementCache;
 use crate::task;
 
@@ -55,7 +55,7 @@ pub enum AppError {
 /// The built thing.
 #[derive(Debug)]
 pub struct App {
-    pub(crate) context: Arc<SessionContext>,
+    context: Arc<SessionContext>,
     listeners: Vec<Listener>,
     http: Option<(TcpListener, SocketAddr)>,
     exporter: Option<Exporter>,
@@ -93,6 +93,7 @@ impl App {
             clients,
             statements: StatementCache::new(config.limits.statement_cache_bytes),
             definitions: Definitions::default(),
+            harmless: Harmless::default(),
             authenticator,
             tls: ArcSwap::from_pointee(client_tls),
             console,
@@ -121,9 +122,9 @@ impl App {
         self.http.as_ref().map(|(_, address)| *address)
     }
 
-    /// What the console can see.
-    pub fn console(&self) -> Console {
-        self.context.console.clone()
+    /// What sessions share: to serve a socket that did not come through a listener.
+    pub fn context(&self) -> Arc<SessionContext> {
+        Arc::clone(&self.context)
     }
 
     /// Serves until `shutdown` says so, then drains.

@@ -98,6 +98,8 @@ pub struct ServerConn {
     pub parameters: Parameters,
     /// Settings that we made on it.
     pub settings: Settings,
+    /// It may have settings that nobody has seen: made inside functions, under names of their own.
+    pub settings_uncertain: bool,
     /// Named prepared statements it holds.
     pub prepared: PreparedSet,
     /// What its unnamed prepared statement is, when we know.
@@ -122,6 +124,7 @@ impl ServerConn {
             info: Arc::new(info),
             parameters,
             settings: Settings::none(),
+            settings_uncertain: false,
             prepared: PreparedSet::default(),
             unnamed: None,
             status: TransactionStatus::Idle,

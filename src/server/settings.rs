@@ -73,6 +73,12 @@ impl Settings {
         Self((!map.is_empty()).then(|| Arc::new(map)))
     }
 
+    /// SQL that makes exactly these settings on a connection of which it is not known what it has.
+    pub fn from_anything(&self) -> String {
+        let assignments = Self::none().difference(self).unwrap_or_default();
+        format!("RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;{assignments}")
+    }
+
     /// SQL (several statements of one simple query) that turns a connection with `self` into one with
     /// `target`; `None` when they are equal.
     pub fn difference(&self, target: &Self) -> Option<String> {
@@ -161,6 +167,16 @@ mod tests {
         let sql = Settings::none().difference(&to).unwrap();
         let at = |what: &str| sql.find(what).unwrap();
         assert!(at("work_mem") < at("session_authorization") && at("session_authorization") < at("'role'"));
+    }
+
+    #[test]
+    fn from_anything_begins_with_a_clean_slate() {
+        assert_eq!(Settings::none().from_anything(), "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;");
+        assert!(
+            set(&[("a", "1")])
+                .from_anything()
+                .ends_with("RESET ALL;SELECT pg_catalog.set_config('a', '1', false)")
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! be routed; [`ClientSession::build`] writes what the chosen server must get, now that it is known what
 //! that server lacks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,14 +16,16 @@ use crate::protocol::extended::{self, Bind, Parse, Target as Named};
 use crate::protocol::{ErrorResponse, FrontendTag, SqlState, TransactionStatus, backend, frame, frontend};
 use crate::route::Work;
 use crate::server::Definition;
-use crate::sql::{Effect, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set};
+use crate::sql::{
+    Effect, Fingerprint, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set,
+};
 
 use super::client::ClientSession;
 use super::context::SessionContext;
 use super::databases;
 use super::error::SessionError;
 use super::exchange::{Expect, Undo};
-use super::state::is_deallocate_all;
+use super::state::{MAY_SET, dotted_names, is_deallocate_all};
 use super::statements::ClientStatements;
 
 /// What ended a batch.
@@ -63,6 +66,10 @@ pub(super) struct Plan {
     pub(super) deallocates_all: bool,
     /// It begins a transaction (which pool mode statement refuses).
     pub(super) begins: bool,
+    /// Names in it that may be those of custom settings.
+    pub(super) custom_names: BTreeSet<String>,
+    /// The last statement in it that calls functions of which nothing is known.
+    pub(super) unknown_functions: Option<Fingerprint>,
     /// It may commit a change.
     pub(super) writes: bool,
     /// Databases that a command in it needs for itself.
@@ -82,6 +89,8 @@ impl Default for Plan {
             set: None,
             deallocates_all: false,
             begins: false,
+            custom_names: BTreeSet::new(),
+            unknown_functions: None,
             writes: false,
             databases: Vec::new(),
             queries: 0,
@@ -97,6 +106,12 @@ impl Plan {
         self.work = self.work.and(statement);
         self.effects.insert(statement.session);
         self.begins |= matches!(statement.control, Some(TransactionControl::Begin { .. }));
+        if statement.session.intersects(MAY_SET) {
+            dotted_names(text, &mut self.custom_names);
+        }
+        if statement.session.contains(SessionEffects::UNKNOWN_FUNCTION) {
+            self.unknown_functions = Some(statement.fingerprint);
+        }
         if statement.session.intersects(SessionEffects::DEALLOCATE.union(SessionEffects::DISCARD_ALL)) {
             self.deallocates_all |= is_deallocate_all(text);
         }
@@ -168,6 +183,10 @@ pub(super) fn plan(
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 if let Some(definition) = known.or_else(|| statements.find(bind.statement)) {
                     plan.add(&definition.statement, &definition.sql, lex);
+                    if definition.statement.session.intersects(MAY_SET) {
+                        // The name of a setting may be a parameter.
+                        dotted_names(bind.rest, &mut plan.custom_names);
+                    }
                 }
                 plan.is_local = false;
                 plan.only_asks = false;
@@ -315,10 +334,15 @@ impl ClientSession {
 
     /// Gives the server connection this client's settings, if it has others.
     fn sync_settings(&mut self, lease: &mut ServerLease) {
-        if lease.settings.is_same(&self.settings) {
+        if lease.settings.is_same(&self.settings) && !lease.settings_uncertain {
             return;
         }
-        if let Some(sql) = lease.settings.difference(&self.settings) {
+        let sql = if std::mem::take(&mut lease.settings_uncertain) {
+            Some(self.settings.from_anything())
+        } else {
+            lease.settings.difference(&self.settings)
+        };
+        if let Some(sql) = sql {
             frontend::query(&mut lease.wire.outbox, sql.as_bytes());
             self.exchange.push(Expect::OwnQuery);
             lease.unnamed = None;

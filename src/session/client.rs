@@ -4,6 +4,7 @@
 //! lease in a transaction, pinned, or between Flush and Sync is *held*. [`ClientSession::run`] goes from
 //! one batch to the next until the client leaves or something ends it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use crate::protocol::parameters::Parameters;
 use crate::protocol::{ErrorResponse, TransactionStatus, backend};
 use crate::route::{Reason, Target};
 use crate::server::Settings;
-use crate::sql::{LexOptions, SessionEffects, SetCommand};
+use crate::sql::{Fingerprint, LexOptions, SessionEffects, SetCommand};
 
 use super::batch::BatchEnd;
 use super::context::SessionContext;
@@ -78,6 +79,10 @@ pub(super) struct ClientSession {
     pub(super) pending_set: Option<SetCommand>,
     /// Statements of this client's were deallocated by SQL.
     pub(super) deallocates_all: bool,
+    /// Names that may be those of custom settings; the server lists its own settings, but not these.
+    pub(super) custom_names: BTreeSet<String>,
+    /// The last statement since the last idle moment that calls functions of which nothing is known.
+    pub(super) unknown_functions: Option<Fingerprint>,
     pub(super) last_write: LastWrite,
     pub(super) pin: Option<PinReason>,
     pub(super) turn: u32,

@@ -14,6 +14,8 @@ use crate::pool::{PoolRegistry, Topology};
 use crate::server::Definitions;
 use crate::sql::StatementCache;
 
+use super::state::Harmless;
+
 /// Shared by all sessions.
 #[derive(Debug)]
 pub struct SessionContext {
@@ -29,6 +31,8 @@ pub struct SessionContext {
     pub statements: StatementCache,
     /// Prepared statements in use.
     pub definitions: Definitions,
+    /// Statements whose functions were found to leave nothing in the session.
+    pub harmless: Harmless,
     /// Credentials ready for login.
     pub authenticator: ClientAuthenticator,
     /// TLS towards clients; `None` when it is disabled.

@@ -1,6 +1,6 @@
 //! Login: who is it, may it, and what is it told before its first query.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -403,6 +403,8 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         server_ended: None,
         pending_set: None,
         deallocates_all: false,
+        custom_names: BTreeSet::new(),
+        unknown_functions: None,
         last_write: LastWrite::None,
         pin: None,
         transaction_began: None,

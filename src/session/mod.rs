@@ -33,3 +33,4 @@ mod statements;
 
 pub use context::SessionContext;
 pub use start::serve;
+pub use state::Harmless;

@@ -80,6 +80,8 @@ impl ClientSession {
         self.effects.insert(plan.effects);
         self.wrote |= self.target == Target::Primary && plan.writes;
         self.deallocates_all |= plan.deallocates_all;
+        self.custom_names.append(&mut plan.custom_names);
+        self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
         self.pending_set = plan.set.take().filter(|_| lease.status == TransactionStatus::Idle);
         let queries = plan.queries;
         self.build(&mut lease, batch, plan)?;

@@ -6,12 +6,15 @@
 //! prepared statements. Only the most frequent case, a single constant SET that succeeded, is taken from
 //! its text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
 
 use crate::pool::ServerLease;
 use crate::protocol::parameters::Parameters;
 use crate::server::Settings;
-use crate::sql::{LexOptions, SessionEffects, SetCommand};
+use crate::sql::{Fingerprint, LexOptions, SessionEffects, SetCommand};
 
 use super::client::ClientSession;
 use super::error::SessionError;
@@ -33,9 +36,20 @@ pub(super) enum PinReason {
     UntilDisconnect,
 }
 
+/// Names of custom settings that one client may use; with more, it keeps its connection.
+const CUSTOM_NAMES_MAX: usize = 200;
+
+/// What may make a setting.
+pub(super) const MAY_SET: SessionEffects = SessionEffects::SETTING
+    .union(SessionEffects::UNKNOWN_PROCEDURE)
+    .union(SessionEffects::UNKNOWN_FUNCTION)
+    .union(SessionEffects::SQL_EXECUTE)
+    .union(SessionEffects::SQL_PREPARE);
+
 /// What may leave something behind.
 const ACQUIRES: SessionEffects = SessionEffects::SETTING
     .union(SessionEffects::SQL_PREPARE)
+    .union(SessionEffects::SQL_EXECUTE)
     .union(SessionEffects::LISTEN)
     .union(SessionEffects::TEMP_OBJECT)
     .union(SessionEffects::HOLD_CURSOR)
@@ -71,9 +85,20 @@ impl ClientSession {
             }
             return Ok(());
         }
-        let releases = self.pin.is_some();
-        if (effects.intersects(ACQUIRES) || releases) && self.pin != Some(PinReason::UntilDisconnect) {
-            self.look(lease).await?;
+        let hidden = SessionEffects::UNKNOWN_PROCEDURE.union(SessionEffects::UNKNOWN_FUNCTION);
+        if effects.intersects(hidden) {
+            lease.settings_uncertain = true;
+        }
+        let function = std::mem::take(&mut self.unknown_functions);
+        let trusted = function.is_none_or(|fingerprint| self.context.harmless.is_known(fingerprint));
+        let must_look = effects.intersects(ACQUIRES) || self.pin.is_some() || !trusted;
+        if !must_look || self.pin == Some(PinReason::UntilDisconnect) {
+            return Ok(());
+        }
+        let before = (self.settings.clone(), self.pin);
+        self.look(lease).await?;
+        if let Some(fingerprint) = function {
+            self.context.harmless.seen(fingerprint, (&self.settings, self.pin) == (&before.0, before.1));
         }
         Ok(())
     }
@@ -105,7 +130,13 @@ impl ClientSession {
     }
 
     async fn look(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
-        let rows = lease.simple_query(LOOK).await?;
+        let known = self.settings.iter().map(|(name, _)| name).filter(|name| name.contains('.'));
+        self.custom_names.extend(known.map(str::to_owned));
+        if self.custom_names.len() > CUSTOM_NAMES_MAX {
+            self.pin = Some(PinReason::UntilDisconnect);
+            return Ok(());
+        }
+        let rows = lease.simple_query(&look_for(&self.custom_names)).await?;
         let mut map = BTreeMap::new();
         let mut pin = None;
         for row in rows {
@@ -137,6 +168,70 @@ impl ClientSession {
         }
         self.pin = pin;
         Ok(())
+    }
+}
+
+/// The question, for these custom settings, too. Their names hold nothing that needs quoting.
+fn look_for(custom_names: &BTreeSet<String>) -> String {
+    if custom_names.is_empty() {
+        return LOOK.to_owned();
+    }
+    let names: Vec<_> = custom_names.iter().map(|name| format!("'{name}'")).collect();
+    format!(
+        "{LOOK} UNION ALL SELECT 's', n, pg_catalog.current_setting(n, true) \
+         FROM pg_catalog.unnest(ARRAY[{}]) n WHERE pg_catalog.current_setting(n, true) <> ''",
+        names.join(", ")
+    )
+}
+
+/// Collects what looks like `name.name` anywhere in `bytes`: candidates for custom settings, which the
+/// server does not list. Asking for one that does not exist does no harm.
+pub(super) fn dotted_names(bytes: &[u8], names: &mut BTreeSet<String>) {
+    let part = |word: &[u8]| {
+        word.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_')
+            && word.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
+    };
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b == b'.';
+    for word in bytes.split(|b| !is_name(b)).filter(|word| word.contains(&b'.') && word.len() < 128) {
+        if word.split(|b| *b == b'.').all(part)
+            && let Ok(name) = std::str::from_utf8(word)
+        {
+            names.insert(name.to_ascii_lowercase());
+            if names.len() > CUSTOM_NAMES_MAX {
+                return;
+            }
+        }
+    }
+}
+
+/// Statements that call functions of which nothing is known, and how often they were seen to leave
+/// nothing behind. After a few times they are believed, so that not each call costs a look.
+#[derive(Debug, Default)]
+pub struct Harmless(Mutex<HashMap<Fingerprint, u8>>);
+
+impl Harmless {
+    /// So often a statement must have left nothing.
+    const TIMES: u8 = 5;
+    /// Statements remembered.
+    const STATEMENTS_MAX: usize = 10_000;
+    /// It has left something once: never believed again.
+    const NEVER: u8 = u8::MAX;
+
+    fn is_known(&self, fingerprint: Fingerprint) -> bool {
+        self.0.lock().get(&fingerprint).is_some_and(|times| *times != Self::NEVER && *times >= Self::TIMES)
+    }
+
+    fn seen(&self, fingerprint: Fingerprint, nothing_left: bool) {
+        let mut map = self.0.lock();
+        if map.len() >= Self::STATEMENTS_MAX {
+            map.clear();
+        }
+        let times = map.entry(fingerprint).or_insert(0);
+        if !nothing_left {
+            *times = Self::NEVER;
+        } else if *times < Self::TIMES {
+            *times += 1;
+        }
     }
 }
 
@@ -177,7 +272,28 @@ pub(super) fn is_deallocate_all(sql: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_deallocate_all;
+    use super::*;
+
+    #[test]
+    fn names_of_custom_settings_are_found_anywhere() {
+        let mut names = BTreeSet::new();
+        dotted_names(b"SELECT set_config('app.Tenant', $1, false), 1.5, a..b, t.c FROM s.t WHERE x = 1.e5\0\0\x07my.name", &mut names);
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["app.tenant", "my.name", "s.t", "t.c"]);
+    }
+
+    #[test]
+    fn a_statement_is_believed_after_some_clean_runs_and_never_after_a_dirty_one() {
+        let (harmless, cache) = (Harmless::default(), crate::sql::StatementCache::new(1 << 16));
+        let fingerprint = cache.analyze(b"SELECT f(1)", LexOptions::default()).fingerprint;
+        for _ in 0..Harmless::TIMES {
+            assert!(!harmless.is_known(fingerprint));
+            harmless.seen(fingerprint, true);
+        }
+        assert!(harmless.is_known(fingerprint));
+        harmless.seen(fingerprint, false);
+        harmless.seen(fingerprint, true);
+        assert!(!harmless.is_known(fingerprint));
+    }
 
     #[test]
     fn all_is_told_from_a_name() {

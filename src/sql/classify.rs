@@ -270,6 +270,7 @@ fn function(view: View<'_>, name: Option<FunctionName>, open: usize, verdict: &m
         let name = FunctionName { schema: None, name: "?".into() };
         verdict.complete = false;
         verdict.at_least(Effect::Write, EffectReason::UnknownFunction(name));
+        verdict.session.insert(SessionEffects::UNKNOWN_FUNCTION);
         return;
     };
     let in_catalog = name.schema.as_deref().is_none_or(|s| s == "pg_catalog");
@@ -300,6 +301,7 @@ fn function(view: View<'_>, name: Option<FunctionName>, open: usize, verdict: &m
         Meaning::Unknown => {
             verdict.complete = false;
             verdict.at_least(Effect::Write, EffectReason::UnknownFunction(name.clone()));
+            verdict.session.insert(SessionEffects::UNKNOWN_FUNCTION);
         }
     }
     if !verdict.functions.contains(&name) {

@@ -54,6 +54,8 @@ flags! {
     DROP_MAYBE_TEMP = 17, "drop";
     /// CALL or DO: may have done any of these.
     UNKNOWN_PROCEDURE = 18, "procedure";
+    /// A function that is not built in: it, too, may have done any of these.
+    UNKNOWN_FUNCTION = 19, "unknown-function";
 }
 
 impl SessionEffects {

@@ -13,6 +13,7 @@
     reason = "this is test code, though not inside a #[test]"
 )]
 
+mod inprocess;
 mod pooler;
 
 use std::sync::OnceLock;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pgweir::cli::local_cluster::{ClusterAccess, LocalCluster, LocalClusterOptions};
 
+pub use inprocess::InProcess;
 pub use pooler::Pgweir;
 
 /// The environment variable with the shared cluster, as JSON.
