@@ -244,6 +244,9 @@ fn follows_modify(view: View<'_>, at: usize) -> bool {
 
 /// Calls, names of the server's own views, and names in `pg_temp`.
 fn name(view: View<'_>, at: usize, verdict: &mut Verdict) {
+    if at < utility::head(view) {
+        return;
+    }
     if view.punct(at + 1, b"(") {
         if let Some(call) = call_at(view, at) {
             function(view, call.name, call.open, verdict);

@@ -22,6 +22,17 @@ pub(super) fn after_explain(view: View<'_>) -> usize {
     at
 }
 
+/// How many tokens at the beginning are no expression, though a parenthesis may follow them: `EXPLAIN
+/// (options)`, and the table of `COPY t (columns)`.
+pub(super) fn head(view: View<'_>) -> usize {
+    match view.word(0) {
+        b"explain" => after_explain(view),
+        b"copy" if view.punct(1, b"(") => 1,
+        b"copy" => table_name(view, 1).map_or(1, |(_, after)| after),
+        _ => 0,
+    }
+}
+
 /// Classifies the utility statement at `at`; false if its first word is not one of them.
 pub(super) fn statement(view: View<'_>, at: usize, verdict: &mut Verdict) -> bool {
     let next = view.word(at + 1);

@@ -1,0 +1,176 @@
+//! The classifier against tables: what each statement is, and what PostgreSQL says to the reads.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code outside a #[test]")]
+
+mod support;
+
+use std::fs;
+
+use pgweir::sql::{Effect, LexOptions, Statement, StatementCache};
+
+/// (file, line, expected effect, SQL) of every row of every table.
+fn rows() -> Vec<(String, usize, String, String)> {
+    let mut files: Vec<_> =
+        fs::read_dir("tests/routing").unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut rows = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (index, line) in
+            text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        {
+            let (effect, sql) = line.split_once(' ').unwrap_or((line, ""));
+            rows.push((file.display().to_string(), index + 1, effect.to_owned(), sql.to_owned()));
+        }
+    }
+    rows
+}
+
+fn analyze(sql: &str) -> std::sync::Arc<Statement> {
+    StatementCache::new(1 << 16).analyze(sql.as_bytes(), LexOptions::default())
+}
+
+#[test]
+fn every_statement_has_its_effect() {
+    let rows = rows();
+    assert!(rows.len() >= 300, "only {} statements", rows.len());
+    let mut wrong = Vec::new();
+    for (file, line, expected, sql) in &rows {
+        let statement = analyze(sql);
+        if statement.effect.label() != expected {
+            let (effect, reason) = (statement.effect, &statement.reason);
+            wrong.push(format!("{file}:{line}: {sql}\n    expected {expected}, got {effect} ({reason})"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+}
+
+/// The cache answers as a fresh analysis does, and the exact-text path as the fingerprint path.
+#[test]
+fn a_cached_answer_is_the_same_answer() {
+    let cache = StatementCache::new(16 << 20);
+    for _ in 0..2 {
+        for (file, line, expected, sql) in rows() {
+            let (a, b) = (cache.analyze(sql.as_bytes(), LexOptions::default()), analyze(&sql));
+            let exact = cache.analyze_exact(sql.as_bytes(), LexOptions::default());
+            assert_eq!((a.effect, a.session, &a.tables), (b.effect, b.session, &b.tables), "{file}:{line}");
+            assert_eq!((exact.effect, exact.session), (a.effect, a.session), "{file}:{line}");
+            assert_eq!(a.effect.label(), expected, "{file}:{line}: {sql}");
+        }
+    }
+}
+
+/// Literals and comments do not make another statement; structure does.
+#[test]
+fn fingerprints() {
+    let fingerprint = |sql: &str| analyze_with(&CACHE, sql).fingerprint;
+    let same = [
+        ("SELECT * FROM t WHERE id = 1", "SELECT * FROM t WHERE id = 22 -- tag"),
+        ("SELECT 'a'", "/* traceparent='00-1' */ select   'it''s'"),
+        ("SELECT 1 FROM t WHERE id IN (1, 2, 3)", "SELECT 1 FROM t WHERE id IN (4, 5, 6, 7, 8)"),
+        ("SAVEPOINT \"s1_x1\"", "SAVEPOINT \"s2_x9\""),
+        ("SELECT $$a$$", "SELECT $t$b$t$"),
+    ];
+    for (a, b) in same {
+        assert_eq!(fingerprint(a), fingerprint(b), "{a} | {b}");
+    }
+    let different = [
+        ("SELECT a FROM t", "SELECT b FROM t"),
+        ("SELECT 1", "SELECT 1; SELECT 1"),
+        ("SELECT * FROM t", "SELECT * FROM t FOR UPDATE"),
+        ("SELECT 1", "/* pgweir: primary */ SELECT 1"),
+        ("DEALLOCATE ALL", "DEALLOCATE a"),
+        ("SELECT set_config('a', 'b', true)", "SELECT set_config('a', 'b', false)"),
+        ("BEGIN READ ONLY", "BEGIN READ WRITE"),
+    ];
+    for (a, b) in different {
+        assert_ne!(fingerprint(a), fingerprint(b), "{a} | {b}");
+    }
+}
+
+static CACHE: std::sync::LazyLock<StatementCache> =
+    std::sync::LazyLock::new(|| StatementCache::new(16 << 20));
+
+fn analyze_with(cache: &StatementCache, sql: &str) -> std::sync::Arc<Statement> {
+    cache.analyze(sql.as_bytes(), LexOptions::default())
+}
+
+/// Whatever the tables call a read, a READ ONLY transaction of PostgreSQL's accepts: run on a real replica
+/// through nothing but psql's protocol, no read may fail with 25006, and no write of the tables that a
+/// standby refuses may be called a read.
+#[tokio::test]
+async fn no_read_of_the_tables_is_refused_by_a_standby() {
+    let database = support::database();
+    database.on(0, "CREATE TABLE t (id int, a int, b int, x int, y int, note text, d timestamptz); CREATE TABLE u (id int, a int, t_id int, z int, k int)");
+    support::cluster().wait_caught_up(0).unwrap();
+    let (client, connection) =
+        tokio_postgres::connect(&support::cluster().app_url(1, &database.name), tokio_postgres::NoTls)
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let (mut reads, mut refused) = (0, Vec::new());
+    for (file, line, _, sql) in rows() {
+        let effect = analyze(&sql).effect;
+        if sql.contains("pg_sleep") || sql.to_ascii_uppercase().starts_with("COPY") {
+            continue;
+        }
+        let result = client.simple_query(&sql).await;
+        let code =
+            result.as_ref().err().and_then(tokio_postgres::Error::code).map(|code| code.code().to_owned());
+        let _ = client.simple_query("ROLLBACK").await;
+        if effect == Effect::Read {
+            reads += 1;
+            // 25006: read-only transaction; 55000: recovery is in progress.
+            if matches!(code.as_deref(), Some("25006" | "55000")) {
+                refused.push(format!("{file}:{line}: {sql}: {}", code.unwrap_or_default()));
+            }
+        }
+    }
+    assert!(reads > 100, "only {reads} reads");
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+/// Nothing aborts the process: long, deep and strange texts, on a small stack.
+#[test]
+fn monstrous_statements_on_a_small_stack() {
+    let work = || {
+        let many = |count: usize, part: &str| part.repeat(count);
+        let texts: Vec<(String, Option<Effect>)> = vec![
+            (format!("SELECT * FROM t WHERE id IN ({}1)", many(50_000, "1,")), Some(Effect::Read)),
+            (format!("SELECT * FROM t WHERE true{}", many(10_000, " AND a = 1")), Some(Effect::Read)),
+            (format!("SELECT 1{}", many(20_000, " || 'a'")), Some(Effect::Read)),
+            (format!("SELECT {}1{}", many(100, "("), many(100, ")")), Some(Effect::Read)),
+            (format!("SELECT {}1{}", many(50_000, "("), many(50_000, ")")), None),
+            (many(5_000, "SELECT 1 UNION ") + "SELECT 1", Some(Effect::Read)),
+            (format!("SELECT 1{}", many(20_000, "::int")), None),
+            (format!("SELECT a{}", many(20_000, "[1]")), None),
+            (format!("SELECT {}1{}", many(2_000, "CASE WHEN a THEN "), many(2_000, " END")), None),
+            (many(3_000, "WITH x AS (SELECT 1) ") + "SELECT 1", None),
+            (format!("SELECT '{}'", many(10 << 20, "x")), Some(Effect::Read)),
+            (format!("INSERT INTO t VALUES {}(1)", many(100_000, "(1, 'a'),")), Some(Effect::Write)),
+            (many(20_000, "SELECT 1;"), None),
+            (many(30_000, "/*"), Some(Effect::Unknown)),
+            (many(100_000, "NOT "), None),
+            (format!("SELECT {}1", many(100_000, "-")), None),
+        ];
+        for (text, expected) in texts {
+            let statement = analyze(&text);
+            let shown: String = text.chars().take(40).collect();
+            if let Some(expected) = expected {
+                assert_eq!(
+                    statement.effect,
+                    expected,
+                    "{shown}… of {} bytes: {}",
+                    text.len(),
+                    statement.reason
+                );
+            }
+        }
+        let strange: [&[u8]; 5] =
+            [b"SELECT \0", b"\xff\xfe SELECT 1", b"SELECT '\xff'", b"\0", b"SELECT \"\xc3\x28\" FROM t"];
+        for bytes in strange {
+            StatementCache::new(1 << 16).analyze(bytes, LexOptions::default());
+        }
+    };
+    std::thread::Builder::new().stack_size(512 * 1024).spawn(work).unwrap().join().unwrap();
+}
