@@ -179,7 +179,7 @@ fn look_for(custom_names: &BTreeSet<String>) -> String {
     let names: Vec<_> = custom_names.iter().map(|name| format!("'{name}'")).collect();
     format!(
         "{LOOK} UNION ALL SELECT 's', n, pg_catalog.current_setting(n, true) \
-         FROM pg_catalog.unnest(ARRAY[{}]) n WHERE pg_catalog.current_setting(n, true) <> ''",
+         FROM pg_catalog.unnest(ARRAY[{}]) n WHERE pg_catalog.current_setting(n, true) IS NOT NULL",
         names.join(", ")
     )
 }

@@ -15,6 +15,7 @@
 
 mod inprocess;
 mod pooler;
+pub mod wire;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
