@@ -675,6 +675,84 @@ async fn the_console_speaks_both_protocols() {
     app.stop().await;
 }
 
+/// PgBouncer's columns, in its order and with its types (s text, i int4, q int8, N numeric): tools scan by position.
+const COLUMNS: &[(&str, &str)] = &[
+    ("VERSION", "version s"),
+    ("STATE", "key s, value s"),
+    (
+        "DATABASES",
+        "name s, host s, port i, database s, force_user s, pool_size i, min_pool_size i, reserve_pool_size i, server_lifetime i, pool_mode s, load_balance_hosts s, max_connections i, current_connections i, max_client_connections i, current_client_connections i, paused i, disabled i",
+    ),
+    (
+        "POOLS",
+        "database s, user s, cl_active i, cl_waiting i, cl_active_cancel_req i, cl_waiting_cancel_req i, sv_active i, sv_active_cancel i, sv_being_canceled i, sv_idle i, sv_used i, sv_tested i, sv_login i, maxwait i, maxwait_us i, pool_mode s, load_balance_hosts s",
+    ),
+    (
+        "CLIENTS",
+        "type s, user s, database s, replication s, state s, addr s, port i, local_addr s, local_port i, connect_time s, request_time s, wait i, wait_us i, close_needed i, ptr s, link s, remote_pid i, tls s, application_name s, prepared_statements i, id i",
+    ),
+    (
+        "SERVERS",
+        "type s, user s, database s, replication s, state s, addr s, port i, local_addr s, local_port i, connect_time s, request_time s, wait i, wait_us i, close_needed i, ptr s, link s, remote_pid i, tls s, application_name s, prepared_statements i, id i",
+    ),
+    (
+        "STATS",
+        "database s, total_server_assignment_count N, total_xact_count N, total_query_count N, total_received N, total_sent N, total_xact_time N, total_query_time N, total_wait_time N, total_client_parse_count N, total_server_parse_count N, total_bind_count N, avg_server_assignment_count N, avg_xact_count N, avg_query_count N, avg_recv N, avg_sent N, avg_xact_time N, avg_query_time N, avg_wait_time N, avg_client_parse_count N, avg_server_parse_count N, avg_bind_count N",
+    ),
+    (
+        "STATS_TOTALS",
+        "database s, server_assignment_count N, xact_count N, query_count N, bytes_received N, bytes_sent N, xact_time N, query_time N, wait_time N, client_parse_count N, server_parse_count N, bind_count N",
+    ),
+    (
+        "STATS_AVERAGES",
+        "database s, server_assignment_count N, xact_count N, query_count N, bytes_received N, bytes_sent N, xact_time N, query_time N, wait_time N, avg_client_parse_count N, avg_server_parse_count N, avg_bind_count N",
+    ),
+    ("TOTALS", "name s, value N"),
+    ("LISTS", "list s, items i"),
+    (
+        "USERS",
+        "name s, pool_size s, reserve_pool_size s, pool_mode s, max_user_connections i, current_connections i, max_user_client_connections i, current_client_connections i",
+    ),
+    ("CONFIG", "key s, value s, default s, changeable s"),
+    ("MEM", "name s, size i, used i, free i, memtotal i"),
+    (
+        "CLUSTER",
+        "database s, shard i, node s, role s, observed_role s, state s, replay_lsn s, lag_bytes q, lag_ms q, in_flight i, weight i, statements q, failures q",
+    ),
+    ("ROUTES", "database s, target s, reason s, count q"),
+];
+
+#[tokio::test]
+async fn the_console_has_pgbouncers_columns() {
+    let database = support::database();
+    let app = InProcess::start(&database.yaml()).await;
+    let console = app.client("pgbouncer").await;
+    for (show, expected) in COLUMNS {
+        let statement = console.prepare(&format!("SHOW {show}")).await.unwrap();
+        let letter = |oid: u32| match oid {
+            25 => "s",
+            23 => "i",
+            20 => "q",
+            1700 => "N",
+            _ => "?",
+        };
+        let found: Vec<_> =
+            statement.columns().iter().map(|c| format!("{} {}", c.name(), letter(c.type_().oid()))).collect();
+        assert_eq!(found.join(", "), *expected, "SHOW {show}");
+    }
+    let names = console.query("SHOW TOTALS", &[]).await.unwrap();
+    let names: Vec<&str> = names.iter().map(|row| row.get(0)).collect();
+    assert_eq!(
+        (names.len(), names[0], names[3], names[21]),
+        (22, "total_server_assignment_count", "total_client_bytes", "avg_ps_bind_count")
+    );
+    let lists = console.query("SHOW LISTS", &[]).await.unwrap();
+    let lists: Vec<&str> = lists.iter().map(|row| row.get(0)).collect();
+    let expected = "databases, users, peers, pools, peer_pools, free_clients, used_clients, login_clients, free_servers, used_servers, dns_names, dns_zones, dns_queries, dns_pending";
+    assert_eq!(lists.join(", "), expected);
+    app.stop().await;
+}
+
 /// The numbers of the console are true: compared with pg_stat_activity under load.
 #[tokio::test]
 async fn the_console_counts_what_there_is() {

@@ -43,7 +43,10 @@ impl Listener {
     /// Listens on every address that `host` (or `*`) names.
     pub async fn tcp(host: &str, port: u16) -> io::Result<Vec<Self>> {
         if host == "*" {
-            return Ok(vec![Self::tcp_address(SocketAddr::from(([0_u16; 8], port)), false)?]);
+            // One socket for both families; on a machine without IPv6, one for IPv4.
+            let both = Self::tcp_address(SocketAddr::from(([0_u16; 8], port)), false);
+            let any = both.or_else(|_| Self::tcp_address(SocketAddr::from(([0_u8; 4], port)), true));
+            return any.map(|listener| vec![listener]);
         }
         let mut listeners = Vec::new();
         for address in lookup_host((host, port)).await? {

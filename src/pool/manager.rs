@@ -410,3 +410,16 @@ fn jittered(lifetime: Duration, seed: u64) -> Duration {
     let spread = (seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as u32 % 201;
     lifetime * (800 + spread) / 1000
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_spread_and_never_longer_than_asked_for() {
+        let hour = Duration::from_hours(1);
+        let lifetimes: std::collections::BTreeSet<_> = (0..50).map(|seed| jittered(hour, seed)).collect();
+        assert!(lifetimes.len() > 20, "connections opened together do not close together");
+        assert!(lifetimes.iter().all(|lifetime| (hour * 8 / 10..=hour).contains(lifetime)));
+    }
+}
