@@ -4,7 +4,14 @@
 //! its end. After each, the next client of the same pool (of one server connection) must see clean data,
 //! and the pool must be able to lend again.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code outside a #[test]")]
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code outside a #[test]"
+)]
 
 mod support;
 

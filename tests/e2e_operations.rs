@@ -1,6 +1,13 @@
 //! pgweir as it is run: the built binary, signals, psql, TLS, the command line.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code outside a #[test]")]
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code outside a #[test]"
+)]
 
 mod support;
 

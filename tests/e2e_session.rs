@@ -1,6 +1,13 @@
 //! Sessions through pgweir on a real primary with two replicas: routing, freshness, state, pools, logins.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code outside a #[test]")]
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code outside a #[test]"
+)]
 
 mod support;
 
@@ -308,8 +315,7 @@ async fn session_state_pins_and_lets_go() {
         until(release, || app.lent_and_waiting().0 == 0).await;
     }
     // LISTEN hears NOTIFY, also while it waits.
-    let (mut listener, mut connection) =
-        app.config(&database.name).connect(NoTls).await.map(|(c, k)| (c, k)).unwrap();
+    let (mut listener, mut connection) = app.config(&database.name).connect(NoTls).await.unwrap();
     let (sender, mut notes) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {

@@ -4,7 +4,13 @@
 //! ReadyForQuery as it must bring. Compared are all messages but the key of BackendKeyData, and the
 //! positions inside the server's source code that errors carry.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "test code outside a #[test]")]
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test code outside a #[test]"
+)]
 
 mod support;
 

@@ -4,7 +4,14 @@
 //! depths; `squawk-syntax`, which shares nothing with us, says what is in them. A statement that we call
 //! a read and in which it sees a write fails the test. The seed is printed; `PGWEIR_SEED` replays one.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "test code outside a #[test]")]
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "test code outside a #[test]"
+)]
 
 mod support;
 

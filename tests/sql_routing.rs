@@ -1,6 +1,12 @@
 //! The classifier against tables: what each statement is, and what PostgreSQL says to the reads.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "test code outside a #[test]")]
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test code outside a #[test]"
+)]
 
 mod support;
 

@@ -6,6 +6,7 @@
 //! `LocalCluster` instead: nobody shares a broken server.
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
 #![allow(
+    clippy::pedantic,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
