@@ -479,6 +479,16 @@ async fn connections_age_and_die_and_are_replaced() {
         .psql(0, "postgres", &format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{}' AND state = 'idle'", database.name))
         .unwrap();
     assert!(killed.trim().parse::<usize>().unwrap() >= 2);
+    // The signal is sent at once; the backends end a moment later, and that is what is noticed.
+    let alive = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND state = 'idle' AND backend_start < now() - interval '1 second'",
+        database.name
+    );
+    until("the backends have ended", || {
+        support::cluster().psql(0, "postgres", &alive).unwrap().trim() == "0"
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     for _ in 0..10 {
         assert_eq!(one(&client, "SELECT 4").await, "4");
     }
@@ -634,6 +644,25 @@ async fn who_may_log_in() {
     assert_eq!(refused("limited", "pw", "pgbouncer").await.0, "42501", "the console is for admins");
     let _two = (app.client(&database.name).await, app.client(&database.name).await);
     assert_eq!(refused("app", "app", &database.name).await.0, "53300");
+    app.stop().await;
+}
+
+/// A login to a database that is on no server is refused at once: not tried on one node after another for ever.
+#[tokio::test]
+async fn a_database_that_is_on_no_server() {
+    let database = support::database();
+    let yaml = database.yaml().replace(&format!("databases:\n  {}:", database.name), "databases:\n  \"*\":");
+    let app = InProcess::start(&yaml).await;
+    let begun = Instant::now();
+    for _ in 0..3 {
+        let error = app.config("nowhere_at_all").connect(NoTls).await.err().unwrap();
+        let error = error.as_db_error().unwrap();
+        assert_eq!((error.code().code(), error.severity()), ("3D000", "FATAL"), "{error}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    let opened: u64 = app.context.pools.pools().iter().map(|pool| pool.stats.snapshot().open_failures).sum();
+    assert_eq!(opened, 3, "one attempt for each login");
+    assert_eq!(one(&app.client(&database.name).await, "SELECT 1").await, "1");
     app.stop().await;
 }
 

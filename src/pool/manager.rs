@@ -314,7 +314,8 @@ impl Pool {
             if cause.is_node_down() && self.node.set_state(NodeState::Down) != NodeState::Down {
                 tracing::warn!(node = %self.node.address, error = %cause, "node is down");
             } else {
-                tracing::warn!(pool = %self.key, error = %cause, "could not open a server connection");
+                // The client is told; a name that does not exist is nothing to wake anybody for.
+                tracing::info!(pool = %self.key, error = %cause, "could not open a server connection");
             }
         }
         let mut gate = self.gate.lock();

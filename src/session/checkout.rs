@@ -44,6 +44,7 @@ impl ClientSession {
         work: Work,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let mut route = self.route(work);
+        let mut failures = 0;
         loop {
             let pool = self.pool(route.target);
             let result = match pool.try_checkout() {
@@ -56,15 +57,13 @@ impl ClientSession {
                     self.reason = route.reason;
                     return Ok(Ok(lease));
                 }
-                // The node has just been found down, or refuses us: the next best one, at last the primary.
-                (Err(CheckoutError::Connect(_)), Target::Replica(_)) => {
-                    let again = self.route(work);
-                    let same = again.target == route.target;
-                    route = if same {
-                        Route { target: Target::Primary, reason: Reason::ReplicaFailed }
-                    } else {
-                        again
-                    };
+                (Err(CheckoutError::Connect(error)), Target::Replica(_)) => {
+                    failures += 1;
+                    // A node that is down is left out of the next decision; one that answers and refuses us
+                    // would be chosen again.
+                    let elsewhere = error.is_node_down() && failures <= self.database.cluster.replicas.len();
+                    let primary = Route { target: Target::Primary, reason: Reason::ReplicaFailed };
+                    route = if elsewhere { self.route(work) } else { primary };
                 }
                 (Err(error), _) => return Ok(Err(checkout_response(&error, pool.settings().size))),
             }

@@ -504,7 +504,10 @@ async fn checkout_anywhere(session: &mut ClientSession) -> Result<crate::pool::S
     let first = session.checkout_uncounted(write).await.map_err(gone)?;
     match first {
         Ok(lease) => Ok(lease),
-        Err(_) if !session.database.cluster.replicas.is_empty() => {
+        Err(response)
+            if response.code == SqlState::CANNOT_CONNECT_NOW
+                && !session.database.cluster.replicas.is_empty() =>
+        {
             let read = Work { effect: Effect::Read, ..Work::NONE };
             session.checkout_uncounted(read).await.map_err(gone)?.map_err(Refusal::Told)
         }

@@ -93,11 +93,11 @@ class Cluster:
         return counts
 
     def refused_writes(self):
-        """Lines of the replicas' logs that tell of a write sent to them."""
+        """Lines of the replicas' logs that tell of a write of this project sent to them."""
         lines = []
         for node in self.nodes[1:]:
             log = self.directory / f"{node['name']}.log"
-            lines += [line for line in log.read_text().splitlines() if "read-only transaction" in line]
+            lines += [line for line in log.read_text().splitlines() if "read-only transaction" in line and "bookshop" in line]
         return lines
 
 
