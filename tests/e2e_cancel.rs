@@ -117,11 +117,12 @@ async fn serve_for(app: &InProcess, database: &str, script: Script, polls: usize
     let config = app.config(database);
     let client = tokio::spawn(async move {
         let socket = TcpStream::connect(local).await.unwrap();
-        let Ok((client, connection)) = config.connect_raw(socket, NoTls).await else { return };
+        let Ok((client, connection)) = config.connect_raw(socket, NoTls).await else { return false };
         let driver = tokio::spawn(connection);
-        let _ = script(&client).await;
+        let done = script(&client).await.is_ok();
         drop(client);
         let _ = driver.await;
+        done
     });
     let (socket, remote) = listener.accept().await.unwrap();
     socket.set_nodelay(true).unwrap();
@@ -138,7 +139,9 @@ async fn serve_for(app: &InProcess, database: &str, script: Script, polls: usize
         })
         .await
     };
-    tokio::time::timeout(Duration::from_secs(10), client).await.expect("the client hangs").unwrap();
+    let done =
+        tokio::time::timeout(Duration::from_secs(10), client).await.expect("the client hangs").unwrap();
+    assert!(!ended || done, "the session ended after {polls} polls, but its client had not done its work");
     ended
 }
 
@@ -192,20 +195,20 @@ async fn cancel_everywhere(name: &str, script: Script) {
     );
     let yaml = format!("pool: {{size: 1}}\nrouting: {{reads: primary}}\n{}", database.yaml());
     let app = InProcess::start(&yaml).await;
-    let mut polls = 0;
-    loop {
+    let (mut polls, mut ends) = (0, 0);
+    // Bytes may come together by luck, so that a session ends early once: only three ends in a row count.
+    while ends < 3 {
         let context = format!("after {name} was dropped at poll {polls}");
         let ended = serve_for(&app, &database.name, script, polls).await;
         nothing_is_lent(&app, &context).await;
         next_client_sees_clean_data(&app, &database.name, &context).await;
         nothing_is_lent(&app, &context).await;
-        if ended {
-            break;
-        }
+        ends = if ended { ends + 1 } else { 0 };
         polls += 1;
         assert!(polls < POLLS_MAX, "{name} does not end");
     }
-    assert!(polls > 5, "{name} ended after {polls} polls: it has not run");
+    // How many depends on how bytes come together; login and one request alone take this many.
+    assert!(polls >= 3, "{name} ended after {polls} polls");
     app.stop().await;
 }
 
