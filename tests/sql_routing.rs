@@ -136,6 +136,42 @@ async fn no_read_of_the_tables_is_refused_by_a_standby() {
     assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
 
+proptest::proptest! {
+    /// No bytes make the analysis panic, whatever the options.
+    #[test]
+    fn arbitrary_bytes_are_survived(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), conforming: bool, trail: bool) {
+        let options = LexOptions { standard_conforming_strings: conforming, backslash_trail_bytes: trail };
+        analyze_bytes(&bytes, options);
+    }
+
+    /// Nor do bytes that look like SQL.
+    #[test]
+    fn sql_like_bytes_are_survived(text in "[a-c '\"$;:.,()\\[\\]/*Ee1_\\\\-]{0,60}", conforming: bool) {
+        let options = LexOptions { standard_conforming_strings: conforming, ..LexOptions::default() };
+        analyze_bytes(text.as_bytes(), options);
+    }
+}
+
+fn analyze_bytes(bytes: &[u8], options: LexOptions) {
+    let cache = StatementCache::new(1 << 16);
+    let statement = cache.analyze(bytes, options);
+    let exact = cache.analyze_exact(bytes, options);
+    assert_eq!(statement.effect, exact.effect);
+    pgweir::sql::simple_set(bytes, options);
+}
+
+/// Any beginning of a statement is survived, and white space in front changes nothing.
+#[test]
+fn prefixes_and_white_space() {
+    for (file, line, expected, sql) in rows() {
+        for end in (0..=sql.len()).filter(|end| sql.is_char_boundary(*end)) {
+            analyze_bytes(&sql.as_bytes()[..end], LexOptions::default());
+        }
+        let padded = analyze(&format!(" \n\t {sql} \n"));
+        assert_eq!(padded.effect.label(), expected, "{file}:{line}: {sql}");
+    }
+}
+
 /// Nothing aborts the process: long, deep and strange texts, on a small stack.
 #[test]
 fn monstrous_statements_on_a_small_stack() {
