@@ -160,6 +160,32 @@ fn analyze_bytes(bytes: &[u8], options: LexOptions) {
     pgweir::sql::simple_set(bytes, options);
 }
 
+/// No text costs more than in proportion to its length, which a client could use to hold up others.
+#[test]
+fn repetitive_texts_are_analyzed_in_linear_time() {
+    let functions =
+        |count: usize| (0..count).fold("SELECT ".to_owned(), |text, n| text + &format!("f{n}(),"));
+    let texts: [(&str, fn(usize) -> String); 6] = [
+        ("hints", |n| format!("/*{}=*/ SELECT 1", "pgweir:".repeat(n))),
+        ("quoted hints", |n| format!("/*{}*/ SELECT 1", "pgweir='".repeat(n))),
+        ("explain", |n| format!("EXPLAIN {}", "analyze ".repeat(n))),
+        ("conflicts", |n| format!("WITH x{}", " ON conflict(1)".repeat(n))),
+        ("statements", |n| "SELECT a FROM t;".repeat(n)),
+        ("copy", |n| format!("COPY t TO STDOUT {}", "a ".repeat(n))),
+    ];
+    let time = |text: String| {
+        let begun = std::time::Instant::now();
+        analyze(&text);
+        begun.elapsed().as_secs_f64()
+    };
+    for (name, make) in texts {
+        let (small, large) = (time(make(2_500)).max(0.005), time(make(20_000)));
+        assert!(large < small * 30.0, "{name}: {small:.3} s, then {large:.3} s for eight times as much");
+    }
+    let (small, large) = (time(functions(2_500)).max(0.005), time(functions(20_000)));
+    assert!(large < small * 30.0, "functions: {small:.3} s, then {large:.3} s for eight times as much");
+}
+
 /// Any beginning of a statement is survived, and white space in front changes nothing.
 #[test]
 fn prefixes_and_white_space() {

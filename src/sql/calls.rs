@@ -104,11 +104,23 @@ impl<'a> Before<'a> {
     fn operand(&self) -> bool {
         let Some(previous) = self.at.checked_sub(1) else { return false };
         match self.view.kind(previous) {
-            Some(Kind::Word) => keyword(self.view.word(previous)) != Keyword::Reserved,
-            Some(Kind::Punct) => self.punct(b")") || self.punct(b"]"),
+            // A keyword may be a column, or ask for an expression (`LIKE f(x)`): in doubt it is not an operand.
+            Some(Kind::Word) => keyword(self.view.word(previous)) == Keyword::No,
+            Some(Kind::Punct) => (self.punct(b")") && !self.alias_of_on()) || self.punct(b"]"),
             Some(Kind::Operator | Kind::Error) | None => false,
             Some(_) => true,
         }
+    }
+
+    /// The word before the one before.
+    fn second_word(&self) -> &'a [u8] {
+        self.at.checked_sub(2).map_or(b"", |p| self.view.word(p))
+    }
+
+    /// `TABLESAMPLE method (…)` ends here.
+    fn ends_sample(&self) -> bool {
+        let open = self.at.checked_sub(1).and_then(|p| self.view.partner(p));
+        open.and_then(|open| open.checked_sub(2)).is_some_and(|p| self.view.is(p, "tablesample"))
     }
 }
 
@@ -127,10 +139,8 @@ fn cte(view: View<'_>, at: usize) -> bool {
     next += usize::from(view.is(next, "materialized"));
     // A query, and not the column definitions of `FROM f(x) AS (a int)`.
     view.punct(next, b"(")
-        && (matches!(
-            view.word(next + 1),
-            b"select" | b"with" | b"table" | b"insert" | b"update" | b"delete" | b"merge"
-        ) || view.punct(next + 1, b"(")
+        // Words that no column has for a name. What modifies data is a write whatever its name is taken for.
+        && (matches!(view.word(next + 1), b"select" | b"with" | b"table") || view.punct(next + 1, b"(")
             || (view.is(next + 1, "values") && view.punct(next + 2, b"(")))
 }
 
@@ -152,18 +162,33 @@ fn syntax(view: View<'_>, at: usize, before: Before<'_>) -> bool {
     }
     match word {
         b"over" | b"filter" => before.punct(b")") && !before.alias_of_on(),
-        b"materialized" => matches!(before.word(), b"as" | b"not"),
+        b"materialized" => {
+            before.word() == b"as" || (before.word() == b"not" && before.second_word() == b"as")
+        }
         b"sets" => before.word() == b"grouping",
         b"by" => matches!(before.word(), b"order" | b"group" | b"partition"),
-        b"rollup" | b"cube" => before.word() == b"by" || in_group_by(view, at),
-        b"zone" => before.word() == b"time",
+        b"rollup" | b"cube" => {
+            (before.word() == b"by" && before.second_word() == b"group")
+                || (before.punct(b",") && in_group_by(view, at))
+        }
+        b"zone" => {
+            before.word() == b"time"
+                && matches!(
+                    before.second_word(),
+                    b"at" | b"with" | b"without" | b"set" | b"session" | b"local"
+                )
+        }
         b"first" | b"next" => before.word() == b"fetch",
-        b"repeatable" => before.punct(b")"),
+        b"repeatable" => before.punct(b")") && before.ends_sample(),
         b"varying" => matches!(before.word(), b"character" | b"char" | b"bit" | b"nchar" | b"national"),
-        b"second" => matches!(before.word(), b"interval" | b"to") || before.operand(),
+        b"second" => {
+            before.word() == b"interval"
+                || (before.word() == b"to" && matches!(before.second_word(), b"day" | b"hour" | b"minute"))
+        }
         b"columns" | b"passing" | b"escape" | b"set" => before.operand(),
         b"conflict" => {
-            before.word() == b"on" && (view.is(0, "insert") || view.is(0, "with")) && has_insert(view)
+            let acts = || view.partner(at + 1).is_some_and(|close| view.is(close + 1, "do"));
+            before.word() == b"on" && (view.is(0, "insert") || acts())
         }
         b"operator" => {
             let close = view.partner(at + 1);
@@ -180,10 +205,6 @@ impl Before<'_> {
             self.at.checked_sub(1).and_then(|p| self.view.partner(p)).and_then(|open| open.checked_sub(1));
         owner.is_some_and(|owner| matches!(self.view.word(owner), b"on" | b"operator"))
     }
-}
-
-fn has_insert(view: View<'_>) -> bool {
-    (0..view.len()).any(|at| view.is(at, "insert") && view.is(at + 1, "into"))
 }
 
 /// True if the last clause word before `at`, at its own depth, is GROUP BY.

@@ -127,18 +127,19 @@ pub(super) fn table_name(view: View<'_>, at: usize) -> Option<(TableName, usize)
 
 /// Looks at every token for what makes any statement more than a read.
 fn scan(view: View<'_>, verdict: &mut Verdict) {
+    let head = utility::head(view);
     for at in 0..view.len() {
         match view.kind(at) {
             Some(Kind::Error) => verdict.at_least(Effect::Unknown, EffectReason::Unlexable),
             Some(Kind::Word) => {
                 word(view, at, verdict);
-                name(view, at, verdict);
+                name(view, at, head, verdict);
             }
-            Some(Kind::Quoted) => name(view, at, verdict),
+            Some(Kind::Quoted) => name(view, at, head, verdict),
             Some(Kind::UnicodeQuoted) => {
                 verdict.complete = false;
                 if view.punct(at + 1, b"(") {
-                    name(view, at, verdict);
+                    name(view, at, head, verdict);
                 } else {
                     // Could name a view of the server's state.
                     verdict.at_least(Effect::Write, EffectReason::SystemView("U&\"\"".into()));
@@ -180,6 +181,12 @@ fn word(view: View<'_>, at: usize, verdict: &mut Verdict) {
         {
             verdict.at_least(Effect::Write, EffectReason::LockingClause);
         }
+        // Their columns take expressions where nothing tells them from aliases.
+        b"xmltable" | b"json_table" if view.punct(at + 1, b"(") => {
+            verdict.complete = false;
+            verdict.at_least(Effect::Write, EffectReason::Keyword("XMLTABLE or JSON_TABLE"));
+            verdict.session.insert(SessionEffects::UNKNOWN_FUNCTION);
+        }
         _ => {}
     }
 }
@@ -208,8 +215,11 @@ fn modifies(view: View<'_>, at: usize) -> Option<&'static str> {
         // FOR UPDATE, ON UPDATE, DO UPDATE, THEN UPDATE are told by their own words.
         Some(Kind::Word) => match view.word(previous) {
             b"as" => !matches!(view.word(0), b"prepare" | b"explain" | b"create" | b"copy" | b"declare"),
-            b"for" | b"do" | b"then" | b"key" | b"select" | b"where" | b"and" | b"or" | b"not" | b"on"
-            | b"by" | b"distinct" | b"when" | b"else" | b"having" | b"case" => true,
+            // These two are names of columns as well: `SET key UPDATE t`, `USING by DELETE FROM t`.
+            b"key" => previous > 0 && view.is(previous - 1, "no"),
+            b"by" => previous > 0 && matches!(view.word(previous - 1), b"group" | b"order" | b"partition"),
+            b"for" | b"do" | b"then" | b"select" | b"where" | b"and" | b"or" | b"not" | b"on"
+            | b"distinct" | b"when" | b"else" | b"having" | b"case" => true,
             _ => false,
         },
         _ => false,
@@ -239,15 +249,14 @@ fn is_label(view: View<'_>, at: usize) -> bool {
 }
 
 fn follows_modify(view: View<'_>, at: usize) -> bool {
-    at.checked_sub(1).is_some_and(|p| matches!(view.word(p), b"insert" | b"merge"))
+    // Not a column of that name: `SELECT insert INTO x`.
+    at.checked_sub(1)
+        .is_some_and(|p| matches!(view.word(p), b"insert" | b"merge") && modifies(view, p).is_some())
 }
 
 /// Calls, names of the server's own views, and names in `pg_temp`.
-fn name(view: View<'_>, at: usize, verdict: &mut Verdict) {
-    if at < utility::head(view) {
-        return;
-    }
-    if view.punct(at + 1, b"(") {
+fn name(view: View<'_>, at: usize, head: usize, verdict: &mut Verdict) {
+    if view.punct(at + 1, b"(") && at >= head {
         if let Some(call) = call_at(view, at) {
             function(view, call.name, call.open, verdict);
         }
@@ -267,6 +276,9 @@ fn name(view: View<'_>, at: usize, verdict: &mut Verdict) {
         verdict.at_least(Effect::Write, EffectReason::SystemView(name));
     }
 }
+
+/// Functions listed of one statement; each is looked up among those before it.
+const FUNCTIONS_MAX: usize = 200;
 
 fn function(view: View<'_>, name: Option<FunctionName>, open: usize, verdict: &mut Verdict) {
     let Some(name) = name else {
@@ -307,7 +319,7 @@ fn function(view: View<'_>, name: Option<FunctionName>, open: usize, verdict: &m
             verdict.session.insert(SessionEffects::UNKNOWN_FUNCTION);
         }
     }
-    if !verdict.functions.contains(&name) {
+    if verdict.functions.len() < FUNCTIONS_MAX && !verdict.functions.contains(&name) {
         verdict.functions.push(name);
     }
 }

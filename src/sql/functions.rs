@@ -102,7 +102,10 @@ fn find(table: &[(&'static str, u8)], name: &str) -> Option<u8> {
 pub(super) fn builtin(name: &str) -> Meaning {
     let Some(volatility) = find(&FUNCTIONS, name) else { return Meaning::Unknown };
     let starts = |prefixes: &[&str]| prefixes.iter().any(|p| name.starts_with(p));
-    if HARMLESS.contains(&name) {
+    if name.starts_with("query_to_xml") {
+        // Runs whatever its text says.
+        Meaning::Write
+    } else if HARMLESS.contains(&name) {
         Meaning::Read
     } else if starts(WRITE_PREFIXES) {
         Meaning::Write
@@ -122,6 +125,9 @@ pub(super) fn session_effects(name: &str) -> SessionEffects {
         "pg_notify" => SessionEffects::NOTIFY,
         "currval" | "lastval" => SessionEffects::SEQUENCE_VALUE,
         "set_config" => SessionEffects::SETTING,
+        _ if name.starts_with("query_to_xml") => SessionEffects::UNKNOWN_PROCEDURE,
+        // Stays until the connection ends.
+        _ if name.starts_with("pg_replication_origin_session_") => SessionEffects::LOAD,
         _ if name.starts_with("pg_advisory_unlock") => SessionEffects::ADVISORY_UNLOCK,
         _ if name.contains("advisory_xact_lock") => SessionEffects::NONE,
         _ if name.starts_with("pg_advisory_lock") || name.starts_with("pg_try_advisory_lock") => {

@@ -123,16 +123,21 @@ fn word(text: &str) -> (&str, &str) {
 
 /// A value, bare or in single quotes, and what follows.
 fn value(text: &str) -> (&str, &str) {
-    if let Some(quoted) = text.strip_prefix('\'')
-        && let Some((value, rest)) = quoted.split_once('\'')
+    // Not further than a value may be long: callers begin again after each pair, and a long text would be
+    // searched over and over.
+    let near = text.get(..text.floor_char_boundary(VALUE_BYTES_MAX + 2)).unwrap_or(text);
+    if let Some(quoted) = near.strip_prefix('\'')
+        && let Some((value, _)) = quoted.split_once('\'')
     {
-        return (if value.len() > VALUE_BYTES_MAX { "" } else { value }, rest);
+        return (value, text.get(value.len() + 2..).unwrap_or_default());
     }
-    let end = text
-        .find(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '=' | '\'' | '*'))
-        .unwrap_or(text.len());
-    let (value, rest) = text.split_at(end);
-    (if value.len() > VALUE_BYTES_MAX { "" } else { value }, rest)
+    let end = near.find(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '=' | '\'' | '*'));
+    match end {
+        Some(end) => text.split_at(end),
+        None if near.len() == text.len() => (text, ""),
+        // Too long for a value.
+        None => ("", text.get(near.len()..).unwrap_or_default()),
+    }
 }
 
 #[cfg(test)]

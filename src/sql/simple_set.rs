@@ -10,7 +10,8 @@ use super::scan::{Kind, LexOptions, Scanner, Token};
 const TOKENS_MAX: usize = 40;
 
 /// Settings whose lists PostgreSQL stores with each name quoted where it needs to be.
-const QUOTED_LISTS: &[&str] = &["search_path", "temp_tablespaces"];
+const QUOTED_LISTS: &[&str] =
+    &["search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"];
 
 /// Words after SET that begin another command than the assignment of a setting.
 const NOT_SETTINGS: &[&str] = &[
@@ -203,8 +204,14 @@ impl Cursor<'_> {
                 let text = self.text()?;
                 return if quotes { quote_identifier(&text) } else { Some(text) };
             }
-            Kind::Number if raw.bytes().all(|b| b.is_ascii_digit()) => raw.to_owned(),
-            Kind::Word => self.peek_word()?,
+            // `007` is 7, `0x10` is 16: only what is written as PostgreSQL would write it.
+            Kind::Number
+                if raw.bytes().all(|b| b.is_ascii_digit()) && (raw == "0" || !raw.starts_with('0')) =>
+            {
+                raw.to_owned()
+            }
+            // Longer names are cut.
+            Kind::Word if raw.len() < 64 => self.peek_word()?,
             Kind::Quoted => raw.get(1..raw.len().checked_sub(1)?)?.replace("\"\"", "\""),
             _ => return None,
         };
@@ -217,6 +224,8 @@ fn is_plain(name: &str) -> bool {
     // These two are not settings like others: one depends on the other, and on who asks.
     name != "role"
         && name != "session_authorization"
+        // These end with the transaction, whatever they are set with.
+        && !name.starts_with("transaction_")
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
 }
 

@@ -45,7 +45,8 @@ impl<'a> Text<'a> {
                     out.push(View { text: self, from, to: at });
                     from = at + 1;
                 }
-                (Kind::Word, _) if body > 0 => match view.word(here) {
+                // After AS or a dot the reserved word is a label.
+                (Kind::Word, _) if body > 0 && !view.is_label(here) => match view.word(here) {
                     b"case" => body += 1,
                     b"end" => body -= 1,
                     _ => {}
@@ -99,6 +100,11 @@ impl<'a> View<'a> {
 
     pub(super) fn is(&self, at: usize, word: &str) -> bool {
         self.word(at) == word.as_bytes()
+    }
+
+    /// True if a reserved word can only be a name here.
+    fn is_label(&self, at: usize) -> bool {
+        at.checked_sub(1).is_some_and(|p| self.is(p, "as") || self.punct(p, b"."))
     }
 
     pub(super) fn punct(&self, at: usize, text: &[u8]) -> bool {
