@@ -165,7 +165,8 @@ fn analyze_bytes(bytes: &[u8], options: LexOptions) {
 fn repetitive_texts_are_analyzed_in_linear_time() {
     let functions =
         |count: usize| (0..count).fold("SELECT ".to_owned(), |text, n| text + &format!("f{n}(),"));
-    let texts: [(&str, fn(usize) -> String); 6] = [
+    type Make = fn(usize) -> String;
+    let texts: [(&str, Make); 6] = [
         ("hints", |n| format!("/*{}=*/ SELECT 1", "pgweir:".repeat(n))),
         ("quoted hints", |n| format!("/*{}*/ SELECT 1", "pgweir='".repeat(n))),
         ("explain", |n| format!("EXPLAIN {}", "analyze ".repeat(n))),

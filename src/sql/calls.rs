@@ -154,9 +154,18 @@ fn syntax(view: View<'_>, at: usize, before: Before<'_>) -> bool {
         Keyword::Reserved | Keyword::ColumnName => return true,
         Keyword::No => return false,
         Keyword::FunctionOrType => {
-            let join = [&b"inner"[..], b"outer", b"left", b"right", b"full", b"cross", b"natural", b"not"];
-            return matches!(word, b"join" | b"like" | b"ilike" | b"similar" | b"overlaps")
-                && (before.operand() || join.contains(&before.word()));
+            return match word {
+                b"join" => {
+                    let kinds = [&b"inner"[..], b"outer", b"left", b"right", b"full", b"cross", b"natural"];
+                    before.operand() || kinds.contains(&before.word())
+                }
+                // `a NOT LIKE (b)`, but `NOT like(b)` is a call.
+                b"like" | b"ilike" | b"similar" if before.word() == b"not" => {
+                    Before { view, at: before.at - 1 }.operand()
+                }
+                b"like" | b"ilike" | b"similar" | b"overlaps" => before.operand(),
+                _ => false,
+            };
         }
         Keyword::Unreserved => {}
     }
