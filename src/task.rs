@@ -1,11 +1,21 @@
-//! The only place where a task is born.
+//! The only place where a task is born, and the threads that run them.
+//!
+//! Each worker is a runtime on a thread of its own; nothing is stolen from it. A session stays on the worker
+//! it began on, and [`home`] tells which one that is, so that pools can prefer server connections whose
+//! sockets are watched by the same thread.
 //!
 //! Every background activity has a name and a span, so that a panic or a leak can be told apart in
 //! the logs. A panic ends the task that panicked and nothing else; it is logged and counted.
 
+use std::cell::Cell;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -20,6 +30,97 @@ where
 {
     let _ = name;
     tokio::spawn(future)
+}
+
+thread_local! {
+    static HOME: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The worker this thread is; 0 for the main thread and for threads that are none.
+#[inline]
+pub fn home() -> usize {
+    HOME.get()
+}
+
+/// One thread that serves clients.
+#[derive(Debug)]
+struct Worker {
+    handle: Handle,
+    /// Tasks given to it that have not ended.
+    load: Arc<AtomicUsize>,
+}
+
+/// The workers. Worker 0 is the runtime that made them; the others end when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    all: Arc<[Worker]>,
+    /// Dropped with the last clone, which the threads notice.
+    _alive: Arc<watch::Sender<()>>,
+}
+
+impl Workers {
+    /// The present runtime, and threads for the rest of `count`.
+    ///
+    /// # Errors
+    /// When the system gives no more threads or descriptors.
+    pub fn start(count: NonZeroUsize) -> io::Result<Self> {
+        let alive = watch::Sender::new(());
+        let mut all = vec![Worker { handle: Handle::current(), load: Arc::default() }];
+        for index in 1..count.get() {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            all.push(Worker { handle: runtime.handle().clone(), load: Arc::default() });
+            let mut stop = alive.subscribe();
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                HOME.set(index);
+                // Ends with an error once the sender is gone.
+                runtime.block_on(async move { while stop.changed().await.is_ok() {} });
+                runtime.shutdown_background();
+            })?;
+        }
+        Ok(Self { all: all.into(), _alive: Arc::new(alive) })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The worker with the fewest tasks.
+    pub fn least_loaded(&self) -> usize {
+        let load = |worker: &Worker| worker.load.load(Ordering::Relaxed);
+        (0..self.all.len()).min_by_key(|index| self.all.get(*index).map(load)).unwrap_or(0)
+    }
+
+    /// Starts a task on the worker with this number; `make` runs there.
+    pub fn spawn_on<M, F>(&self, index: usize, make: M)
+    where
+        M: FnOnce() -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Some(worker) = self.all.get(index) else { return };
+        let load = Loaded::new(&worker.load);
+        worker.handle.spawn(async move {
+            let _load = load;
+            make().await;
+        });
+    }
+}
+
+/// Counts a task for as long as it lives.
+#[derive(Debug)]
+struct Loaded(Arc<AtomicUsize>);
+
+impl Loaded {
+    fn new(load: &Arc<AtomicUsize>) -> Self {
+        load.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Runs blocking work (PBKDF2, file reads) off the event loop.

@@ -5,19 +5,33 @@ use std::time::Duration;
 
 use crate::net::listen::Listener;
 use crate::session::{self, SessionContext};
-use crate::task;
+use crate::task::{self, Workers};
 
 /// After an accept that failed for want of something (file descriptors), before the next.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until dropped; each client gets a task.
-pub(super) async fn accept(listener: Listener, context: Arc<SessionContext>) {
+/// Accepts until dropped; each client gets a task on the worker that has the fewest.
+pub(super) async fn accept(listener: Listener, context: Arc<SessionContext>, workers: Workers) {
     let mut failing = false;
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
                 failing = false;
-                task::spawn("session", session::serve(Arc::clone(&context), socket, peer));
+                let context = Arc::clone(&context);
+                let worker = workers.least_loaded();
+                if worker == task::home() {
+                    workers.spawn_on(worker, move || session::serve(context, socket, peer));
+                    continue;
+                }
+                match socket.detach() {
+                    Ok(detached) => workers.spawn_on(worker, move || async move {
+                        match detached.attach() {
+                            Ok(socket) => session::serve(context, socket, peer).await,
+                            Err(error) => tracing::error!(%error, "a connection could not be moved to its worker"),
+                        }
+                    }),
+                    Err(error) => tracing::error!(%error, "a connection could not be moved to its worker"),
+                }
             }
             Err(error) => {
                 // Once, not at every attempt: a process out of descriptors must not fill the disk, too.

@@ -9,6 +9,7 @@ mod listener;
 mod reload;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -29,7 +30,7 @@ use crate::pool::{self, PoolRegistry, Topology};
 use crate::server::Definitions;
 use crate::session::{Harmless, SessionContext};
 use crate::sql::StatementCache;
-use crate::task;
+use crate::task::{self, Workers};
 
 pub use drain::Shutdown;
 
@@ -47,6 +48,9 @@ pub enum AppError {
     /// A certificate, key or authority cannot be used.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
+    /// The system gives no threads.
+    #[error("could not start the workers: {0}")]
+    Threads(std::io::Error),
     /// The system gives no random bytes.
     #[error("the system gives no random bytes")]
     Random,
@@ -56,6 +60,7 @@ pub enum AppError {
 #[derive(Debug)]
 pub struct App {
     context: Arc<SessionContext>,
+    workers: Workers,
     listeners: Vec<Listener>,
     http: Option<(TcpListener, SocketAddr)>,
     exporter: Option<Exporter>,
@@ -64,8 +69,14 @@ pub struct App {
 }
 
 impl App {
-    /// Builds everything and listens; serves nobody yet.
+    /// Builds everything and listens; serves nobody yet. All clients will be served by this runtime.
     pub async fn build(config: Config) -> Result<Self, AppError> {
+        let workers = Workers::start(NonZeroUsize::MIN).map_err(AppError::Threads)?;
+        Self::build_on(config, workers).await
+    }
+
+    /// As [`App::build`], with clients served by all of `workers`.
+    pub async fn build_on(config: Config, workers: Workers) -> Result<Self, AppError> {
         let config = Arc::new(config);
         // Before anything makes a handle.
         let exporter = metrics::install();
@@ -77,7 +88,7 @@ impl App {
         let topology = Topology::build(Arc::clone(&config), server_tls.clone(), Arc::clone(&scram), None);
         let topology = Arc::new(ArcSwap::from_pointee(topology));
         let clients = Arc::new(Registry::default());
-        let pools = Arc::new(PoolRegistry::default());
+        let pools = Arc::new(PoolRegistry::new(workers.count()));
         let console = Console {
             clients: Arc::clone(&clients),
             pools: Arc::clone(&pools),
@@ -109,7 +120,7 @@ impl App {
             ),
             None => None,
         };
-        Ok(Self { context: Arc::new(context), listeners, http, exporter, server_tls, scram })
+        Ok(Self { context: Arc::new(context), workers, listeners, http, exporter, server_tls, scram })
     }
 
     /// The TCP addresses listened on.
@@ -147,7 +158,7 @@ impl App {
         let accepting: Vec<_> = self
             .listeners
             .into_iter()
-            .map(|listener| task::spawn("accept", listener::accept(listener, Arc::clone(&context))))
+            .map(|listener| task::spawn("accept", listener::accept(listener, Arc::clone(&context), self.workers.clone())))
             .collect();
         reload::obey(&context, self.server_tls, self.scram, shutdown.clone()).await;
         drain::drain(&context, accepting, shutdown).await;

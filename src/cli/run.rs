@@ -3,12 +3,12 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 use crate::app::{App, Shutdown};
 use crate::config::{self, Config, Environment};
 use crate::observe::logging;
-use crate::task;
+use crate::task::{self, Workers};
 
 use super::args::{ConfigSource, RunOptions};
 use super::print;
@@ -24,7 +24,8 @@ pub(super) fn run(options: &RunOptions) -> ExitCode {
     };
     logging::init("info");
     task::install_panic_hook();
-    let runtime = match runtime(config.workers) {
+    let count = workers(config.workers);
+    let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             print::error(&format!("could not start the runtime: {error}"));
@@ -32,7 +33,8 @@ pub(super) fn run(options: &RunOptions) -> ExitCode {
         }
     };
     let outcome = runtime.block_on(async {
-        let app = App::build(config).await?;
+        let workers = Workers::start(count).map_err(crate::app::AppError::Threads)?;
+        let app = App::build_on(config, workers).await?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?app.addresses(), "pgweir is listening");
         app.run(Shutdown::default()).await;
         Ok::<(), crate::app::AppError>(())
@@ -65,11 +67,6 @@ pub(super) fn load(source: &ConfigSource) -> Result<Config, String> {
     config::load(&path, &environment).map_err(|errors| errors.to_string())
 }
 
-/// One worker needs no scheduler that moves tasks between threads.
-fn runtime(workers: Option<NonZeroUsize>) -> std::io::Result<Runtime> {
-    let workers = workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    if workers == 1 {
-        return Builder::new_current_thread().enable_all().build();
-    }
-    Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+fn workers(configured: Option<NonZeroUsize>) -> NonZeroUsize {
+    configured.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }

@@ -53,6 +53,11 @@ impl Wire {
         &self.stream
     }
 
+    /// Lets the present runtime watch the socket.
+    pub fn rehome(&mut self) -> io::Result<()> {
+        self.stream.rehome()
+    }
+
     /// Takes the stream back (to put TLS around it); what was buffered is lost.
     pub fn into_stream(self) -> Stream {
         self.stream

@@ -14,6 +14,42 @@ pub enum Socket {
     Tcp(TcpStream),
     /// Unix domain.
     Unix(UnixStream),
+    /// Taken out, on its way to another worker; every use of it is an error.
+    Moved,
+}
+
+/// A socket that no runtime watches.
+#[derive(Debug)]
+pub enum Detached {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// Unix domain.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Socket {
+    /// Takes the socket from the runtime that watches it.
+    pub fn detach(self) -> io::Result<Detached> {
+        match self {
+            Self::Tcp(socket) => socket.into_std().map(Detached::Tcp),
+            Self::Unix(socket) => socket.into_std().map(Detached::Unix),
+            Self::Moved => Err(moved()),
+        }
+    }
+}
+
+impl Detached {
+    /// Lets the present runtime watch it.
+    pub fn attach(self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(socket) => TcpStream::from_std(socket).map(Socket::Tcp),
+            Self::Unix(socket) => UnixStream::from_std(socket).map(Socket::Unix),
+        }
+    }
+}
+
+fn moved() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the socket was moved")
 }
 
 /// A socket, perhaps with TLS around it.
@@ -31,6 +67,18 @@ impl Stream {
     /// Whether TLS protects it.
     pub fn is_tls(&self) -> bool {
         !matches!(self, Self::Plain(_))
+    }
+
+    /// Lets the present runtime watch the socket, instead of the one that does. On an error the stream is
+    /// of no more use.
+    pub fn rehome(&mut self) -> io::Result<()> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::TlsAccepted(stream) => stream.get_mut().0,
+            Self::TlsConnected(stream) => stream.get_mut().0,
+        };
+        *socket = std::mem::replace(socket, Socket::Moved).detach()?.attach()?;
+        Ok(())
     }
 
     /// The TLS version and cipher, for the console.
@@ -61,6 +109,7 @@ impl Stream {
         let result = match socket {
             Socket::Tcp(tcp) => tcp.try_read(&mut byte),
             Socket::Unix(unix) => unix.try_read(&mut byte),
+            Socket::Moved => return false,
         };
         matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -71,6 +120,7 @@ impl Stream {
         match self {
             Self::Plain(Socket::Tcp(socket)) => socket.poll_read_ready(cx),
             Self::Plain(Socket::Unix(socket)) => socket.poll_read_ready(cx),
+            Self::Plain(Socket::Moved) => Poll::Ready(Err(moved())),
             Self::TlsAccepted(_) | Self::TlsConnected(_) => Poll::Ready(Ok(())),
         }
     }
@@ -81,6 +131,7 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Moved => Poll::Ready(Err(moved())),
         }
     }
 }
@@ -90,6 +141,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Moved => Poll::Ready(Err(moved())),
         }
     }
 
@@ -97,6 +149,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
             Self::Unix(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Moved => Poll::Ready(Err(moved())),
         }
     }
 
@@ -104,6 +157,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Moved => Poll::Ready(Err(moved())),
         }
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! Invariants, asserted: `idle + leased + opening <= size` unless the size was lowered meanwhile, and
 //! nobody waits while a connection is idle.
+//!
+//! Waiters queue by worker, since a connection that stays with its worker costs no hand-over between
+//! threads. The queues are one as far as a client can tell: the front of another queue goes first once it
+//! has waited longer than the own front by [`UNFAIR_MAX`].
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -34,6 +38,9 @@ pub enum CheckoutError {
     Closed,
 }
 
+/// By how much a client may be overtaken by one of another worker.
+const UNFAIR_MAX: Duration = Duration::from_micros(500);
+
 /// Counts and waiters of one pool; under the pool's lock.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
@@ -41,16 +48,27 @@ pub(super) struct Gate {
     pub(super) idle: usize,
     pub(super) leased: usize,
     pub(super) opening: usize,
-    pub(super) waiters: VecDeque<Waiter>,
+    pub(super) homes: Box<[Home]>,
     pub(super) closed: bool,
     /// Connections opened before the last change of the epoch are closed when they come back.
     pub(super) epoch_started: Option<Instant>,
     next_waiter: u64,
 }
 
+/// What belongs to one worker.
+#[derive(Debug, Default)]
+pub(super) struct Home {
+    /// Idle connections whose sockets it watches.
+    pub(super) idle: usize,
+    /// Its waiting clients, the oldest first.
+    waiters: VecDeque<Waiter>,
+}
+
 #[derive(Debug)]
 pub(super) struct Waiter {
     id: u64,
+    /// The worker it lives on.
+    pub(super) home: usize,
     pub(super) since: Instant,
     pub(super) sender: oneshot::Sender<Result<Handed, CheckoutError>>,
 }
@@ -78,32 +96,98 @@ impl Drop for Handed {
 }
 
 impl Gate {
-    pub(super) fn new(size: usize) -> Self {
-        Self { size, ..Self::default() }
+    pub(super) fn new(size: usize, workers: usize) -> Self {
+        let homes = (0..workers.max(1)).map(|_| Home::default()).collect();
+        Self { size, homes, ..Self::default() }
     }
 
     pub(super) fn total(&self) -> usize {
         self.idle + self.leased + self.opening
     }
 
+    /// A worker with an idle connection: `home` if it has one. It is counted as lent from here on.
+    pub(super) fn take_idle(&mut self, home: usize) -> Option<usize> {
+        let has = |(_, home): &(usize, &Home)| home.idle > 0;
+        let found = match self.homes.get(home) {
+            Some(own) if own.idle > 0 => home,
+            _ => self.homes.iter().enumerate().filter(has).max_by_key(|(_, home)| home.idle)?.0,
+        };
+        self.homes.get_mut(found)?.idle -= 1;
+        self.idle -= 1;
+        self.leased += 1;
+        Some(found)
+    }
+
+    /// A lent connection is idle again, with this worker.
+    pub(super) fn put_idle(&mut self, home: usize) {
+        if let Some(home) = self.homes.get_mut(home) {
+            home.idle += 1;
+            self.idle += 1;
+            self.leased -= 1;
+        }
+    }
+
+    /// `count` idle connections of this worker are gone.
+    pub(super) fn lose_idle(&mut self, home: usize, count: usize) {
+        if let Some(home) = self.homes.get_mut(home) {
+            let count = count.min(home.idle);
+            home.idle -= count;
+            self.idle -= count;
+        }
+    }
+
     pub(super) fn enqueue(
         &mut self,
+        home: usize,
         now: Instant,
     ) -> (u64, oneshot::Receiver<Result<Handed, CheckoutError>>) {
         let (sender, receiver) = oneshot::channel();
         self.next_waiter += 1;
-        self.waiters.push_back(Waiter { id: self.next_waiter, since: now, sender });
+        let waiter = Waiter { id: self.next_waiter, home, since: now, sender };
+        if let Some(home) = self.homes.get_mut(home) {
+            home.waiters.push_back(waiter);
+        }
         (self.next_waiter, receiver)
     }
 
-    /// The oldest waiter that is still there.
-    pub(super) fn next_waiter(&mut self) -> Option<Waiter> {
-        while let Some(waiter) = self.waiters.pop_front() {
-            if !waiter.sender.is_closed() {
-                return Some(waiter);
+    /// Takes back the waiter that was enqueued last, by the same caller.
+    pub(super) fn dequeue(&mut self, home: usize) -> Option<Waiter> {
+        self.homes.get_mut(home)?.waiters.pop_back()
+    }
+
+    /// Who gets a connection that this worker has: its own oldest waiter, unless another one's is older by
+    /// more than a client may notice.
+    pub(super) fn next_waiter(&mut self, home: usize) -> Option<Waiter> {
+        for home in &mut *self.homes {
+            while home.waiters.front().is_some_and(|waiter| waiter.sender.is_closed()) {
+                home.waiters.pop_front();
             }
         }
-        None
+        let fronts = self.homes.iter().enumerate();
+        let oldest = fronts.filter_map(|(index, home)| Some((index, home.waiters.front()?.since)));
+        let (mut chosen, since) = oldest.min_by_key(|(_, since)| *since)?;
+        if let Some(own) = self.homes.get(home).and_then(|own| own.waiters.front())
+            && own.since.saturating_duration_since(since) <= UNFAIR_MAX
+        {
+            chosen = home;
+        }
+        self.homes.get_mut(chosen)?.waiters.pop_front()
+    }
+
+    /// Those who wait.
+    pub(super) fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.homes.iter().flat_map(|home| &home.waiters)
+    }
+
+    /// Takes out all who wait.
+    pub(super) fn drain_waiters(&mut self) -> Vec<Waiter> {
+        self.homes.iter_mut().flat_map(|home| home.waiters.drain(..)).collect()
+    }
+
+    fn forget_waiter(&mut self, home: usize, id: u64) {
+        if let Some(home) = self.homes.get_mut(home) {
+            home.waiters.retain(|waiter| waiter.id != id);
+        }
     }
 
     /// How many more connections are to be opened now.
@@ -112,7 +196,8 @@ impl Gate {
             return 0;
         }
         let room = self.size.saturating_sub(self.total());
-        self.waiters.len().saturating_sub(self.opening).min(room)
+        let waiting: usize = self.homes.iter().map(|home| home.waiters.len()).sum();
+        waiting.saturating_sub(self.opening).min(room)
     }
 }
 
@@ -121,6 +206,7 @@ impl Gate {
 #[must_use = "futures do nothing unless polled"]
 pub struct Waiting {
     pool: Arc<Pool>,
+    home: usize,
     id: u64,
     receiver: oneshot::Receiver<Result<Handed, CheckoutError>>,
     done: bool,
@@ -129,10 +215,11 @@ pub struct Waiting {
 impl Waiting {
     pub(super) fn new(
         pool: Arc<Pool>,
+        home: usize,
         id: u64,
         receiver: oneshot::Receiver<Result<Handed, CheckoutError>>,
     ) -> Self {
-        Self { pool, id, receiver, done: false }
+        Self { pool, home, id, receiver, done: false }
     }
 }
 
@@ -143,7 +230,10 @@ impl Future for Waiting {
         let Poll::Ready(result) = Pin::new(&mut self.receiver).poll(cx) else { return Poll::Pending };
         self.done = true;
         Poll::Ready(match result {
-            Ok(Ok(handed)) => handed.take().ok_or(CheckoutError::Closed),
+            Ok(Ok(handed)) => handed.take().ok_or(CheckoutError::Closed).map(|mut lease| {
+                lease.settle_here();
+                lease
+            }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(CheckoutError::Closed),
         })
@@ -155,9 +245,8 @@ impl Drop for Waiting {
         if self.done {
             return;
         }
-        let id = self.id;
         let mut gate = self.pool.gate.lock();
-        gate.waiters.retain(|waiter| waiter.id != id);
+        gate.forget_waiter(self.home, self.id);
         // A lease that was sent but not received is in `receiver`: `Handed` returns it, after the unlock.
         drop(gate);
     }

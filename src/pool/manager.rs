@@ -60,17 +60,24 @@ pub struct PoolCounts {
 #[derive(Debug)]
 pub struct Manager {
     target: ServerTarget,
+    /// A connection that comes from another worker's store: "made" by being taken from here.
+    adopted: Mutex<Option<Box<ServerConn>>>,
 }
 
 impl managed::Manager for Manager {
-    type Type = ServerConn;
+    // Boxed: leases move through futures, and a pointer moves for free.
+    type Type = Box<ServerConn>;
     type Error = ConnectError;
 
-    async fn create(&self) -> Result<ServerConn, ConnectError> {
-        ServerConn::connect(&self.target).await
+    async fn create(&self) -> Result<Box<ServerConn>, ConnectError> {
+        let adopted = self.adopted.lock().take();
+        match adopted {
+            Some(connection) => Ok(connection),
+            None => ServerConn::connect(&self.target).await.map(Box::new),
+        }
     }
 
-    async fn recycle(&self, _: &mut ServerConn, _: &Metrics) -> RecycleResult<ConnectError> {
+    async fn recycle(&self, _: &mut Box<ServerConn>, _: &Metrics) -> RecycleResult<ConnectError> {
         // Nothing to do: only clean connections are returned, and the gate looks whether they live.
         Ok(())
     }
@@ -86,39 +93,30 @@ pub struct Pool {
     /// Counters.
     pub stats: PoolStats,
     settings: ArcSwap<PoolSettings>,
-    store: managed::Pool<Manager>,
+    /// One for each worker: connections whose sockets it watches.
+    stores: Box<[managed::Pool<Manager>]>,
     pub(super) gate: Mutex<Gate>,
     servers: Mutex<HashMap<u64, Arc<ServerInfo>>>,
     target: ServerTarget,
 }
 
 impl Pool {
-    /// An empty pool; connections are opened when they are asked for.
-    #[allow(
-        clippy::expect_used,
-        clippy::missing_panics_doc,
-        reason = "the builder fails only without a runtime"
-    )]
-    pub fn new(key: PoolKey, node: Arc<Node>, target: ServerTarget, settings: PoolSettings) -> Arc<Self> {
+    /// An empty pool for so many workers; connections are opened when they are asked for.
+    pub fn new(
+        key: PoolKey,
+        node: Arc<Node>,
+        target: ServerTarget,
+        settings: PoolSettings,
+        workers: usize,
+    ) -> Arc<Self> {
         let size = settings.size.max(1);
-        let config = managed::PoolConfig {
-            max_size: size,
-            timeouts: Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None },
-            // The most recently used one: its caches are warm, and the rest can age out.
-            queue_mode: managed::QueueMode::Lifo,
-        };
-        let store = managed::Pool::builder(Manager { target: target.clone() })
-            .config(config)
-            .runtime(deadpool::Runtime::Tokio1)
-            .build()
-            .expect("a runtime is given, and nothing else can fail");
         Arc::new(Self {
             key,
             node,
             stats: PoolStats::default(),
             settings: ArcSwap::from_pointee(settings),
-            store,
-            gate: Mutex::new(Gate::new(size)),
+            stores: (0..workers.max(1)).map(|_| store(&target, size)).collect(),
+            gate: Mutex::new(Gate::new(size, workers)),
             servers: Mutex::default(),
             target,
         })
@@ -134,17 +132,24 @@ impl Pool {
         &self.target
     }
 
-    /// Puts new settings in force; connections over a smaller size are closed as they come back.
+    /// Puts new settings in force; connections over a smaller size are closed, those lent as they come back.
     pub fn reconfigure(self: &Arc<Self>, settings: PoolSettings) {
+        let mut surplus = Vec::new();
         let mut gate = self.gate.lock();
         gate.size = settings.size.max(1);
         self.settings.store(Arc::new(settings));
-        let before = self.store.status().size;
-        self.store.resize(gate.size);
-        // Shrinking drops idle connections at once; growing drops none.
-        let dropped = before.saturating_sub(self.store.status().size);
-        gate.idle = gate.idle.saturating_sub(dropped);
+        while gate.total() > gate.size + surplus.len()
+            && let Some(object) = self.idle_object(&mut gate, self.here())
+        {
+            surplus.push(ServerLease::new(object, Arc::clone(self)));
+        }
+        for store in &self.stores {
+            store.resize(gate.size);
+        }
         self.open_for_waiters(&mut gate);
+        drop(gate);
+        // Leases that are dropped close their connections.
+        drop(surplus);
     }
 
     /// An idle connection, if there is one and nobody waits. Never blocks.
@@ -155,20 +160,12 @@ impl Pool {
                 if gate.idle == 0 || gate.closed {
                     return None;
                 }
-                debug_assert!(gate.waiters.is_empty(), "nobody waits while a connection is idle");
-                gate.idle -= 1;
-                gate.leased += 1;
-                // Idle ones are in the store, so this completes at once.
-                self.store.get().now_or_never().and_then(Result::ok)
-            };
-            let Some(object) = object else {
-                // The store disagrees with the count (a connection it had was dropped): not idle after all.
-                debug_assert!(false, "the gate counts what the store holds");
-                self.lease_ended();
-                return None;
+                debug_assert!(gate.waiters().next().is_none(), "nobody waits while a connection is idle");
+                self.idle_object(&mut gate, self.here())?
             };
             let mut lease = ServerLease::new(object, Arc::clone(self));
             if lease.is_alive() {
+                lease.settle_here();
                 return Some(lease);
             }
             // Dead while idle: the drop closes it; look at the next.
@@ -176,60 +173,98 @@ impl Pool {
         }
     }
 
+    /// Takes an idle connection out of its store, preferably one of `home`; it belongs to `home` afterwards.
+    fn idle_object(&self, gate: &mut Gate, home: usize) -> Option<Object<Manager>> {
+        let from = gate.take_idle(home)?;
+        // Idle ones are in the store, so this completes at once.
+        let object = self.stores.get(from)?.get().now_or_never().and_then(Result::ok);
+        debug_assert!(object.is_some(), "the gate counts what the store holds");
+        let object = match object {
+            Some(object) if from != home => self.adopt(object, home),
+            other => other,
+        };
+        if object.is_none() {
+            gate.leased -= 1;
+        }
+        object
+    }
+
+    /// Moves a connection to the store of another worker, where none is idle; the gate is locked.
+    fn adopt(&self, object: Object<Manager>, home: usize) -> Option<Object<Manager>> {
+        let store = self.stores.get(home)?;
+        let mut connection = Object::take(object);
+        connection.home = home;
+        *store.manager().adopted.lock() = Some(connection);
+        let adopted = store.get().now_or_never().and_then(Result::ok);
+        debug_assert!(adopted.is_some(), "no store holds more than the pool's size");
+        if adopted.is_none()
+            && let Some(lost) = store.manager().adopted.lock().take()
+        {
+            self.stats.closed.fetch_add(1, Ordering::Relaxed);
+            self.forget(&lost);
+        }
+        adopted
+    }
+
+    /// The present worker, as far as this pool tells them apart.
+    fn here(&self) -> usize {
+        task::home().min(self.stores.len() - 1)
+    }
+
     /// A place in the queue for a connection; opens one in the background if there is room.
     pub fn enqueue(self: &Arc<Self>, now: Instant) -> Waiting {
+        let home = self.here();
         let mut gate = self.gate.lock();
-        let (id, receiver) = gate.enqueue(now);
+        let (id, receiver) = gate.enqueue(home, now);
         if gate.closed {
-            if let Some(waiter) = gate.waiters.pop_back() {
+            if let Some(waiter) = gate.dequeue(home) {
                 let _ = waiter.sender.send(Err(CheckoutError::Closed));
             }
         } else if gate.idle > 0 {
             // One came back between the caller's look and this one.
-            self.serve_from_idle(&mut gate);
+            if let Some(object) = self.idle_object(&mut gate, home)
+                && let Some(waiter) = gate.dequeue(home)
+            {
+                // The waiter is being made by us: it cannot have gone.
+                let _ = waiter.sender.send(Ok(Handed::new(ServerLease::new(object, Arc::clone(self)))));
+            }
         } else {
             self.open_for_waiters(&mut gate);
         }
         drop(gate);
-        Waiting::new(Arc::clone(self), id, receiver)
-    }
-
-    fn serve_from_idle(self: &Arc<Self>, gate: &mut Gate) {
-        let Some(object) = self.store.get().now_or_never().and_then(Result::ok) else { return };
-        gate.idle -= 1;
-        gate.leased += 1;
-        if let Some(waiter) = gate.waiters.pop_back() {
-            let lease = ServerLease::new(object, Arc::clone(self));
-            // The waiter is being made by our caller: it cannot have gone.
-            let _ = waiter.sender.send(Ok(Handed::new(lease)));
-        }
+        Waiting::new(Arc::clone(self), home, id, receiver)
     }
 
     /// A clean connection comes back: to the oldest waiter, or into the store.
     pub(super) fn take_back(self: &Arc<Self>, mut object: Object<Manager>) {
-        let now = Instant::now();
+        let home = object.home;
         let mut gate = self.gate.lock();
         let over = gate.total() > gate.size || gate.closed;
         let outdated = gate.epoch_started.is_some_and(|epoch| object.opened_at < epoch);
+        let now = Instant::now();
         let retired = object.retire_at.is_some_and(|at| at <= now);
         if over || outdated || retired {
             drop(gate);
             drop(ServerLease::new(object, Arc::clone(self)));
             return;
         }
-        if let Some(waiter) = gate.next_waiter() {
+        if let Some(waiter) = gate.next_waiter(home) {
+            let object = if waiter.home == home { Some(object) } else { self.adopt(object, waiter.home) };
             // Stays `leased`. Sent after the unlock: a waiter that has gone returns it through here.
             drop(gate);
-            let lease = ServerLease::new(object, Arc::clone(self));
-            let _ = waiter.sender.send(Ok(Handed::new(lease)));
+            match object {
+                Some(object) => {
+                    let _ = waiter.sender.send(Ok(Handed::new(ServerLease::new(object, Arc::clone(self)))));
+                }
+                None => self.lease_ended(),
+            }
             return;
         }
         object.idle_since = now;
         object.info.set_activity(crate::server::ServerActivity::Idle);
         object.info.client.store(0, Ordering::Relaxed);
         object.wire.release_buffers();
-        gate.leased -= 1;
-        gate.idle += 1;
+        gate.put_idle(home);
         // Back into the store while the gate is locked, so that count and store agree.
         drop(object);
     }
@@ -269,7 +304,8 @@ impl Pool {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let mut opening = pin!(self.store.get());
+        let Some(store) = self.stores.get(self.here()) else { return };
+        let mut opening = pin!(store.get());
         let begun = {
             let mut gate = self.gate.lock();
             if gate.idle > 0 {
@@ -330,7 +366,7 @@ impl Pool {
             return;
         }
         // Nobody can be served: tell all who wait.
-        let waiters: Vec<_> = gate.waiters.drain(..).collect();
+        let waiters = gate.drain_waiters();
         drop(gate);
         for waiter in waiters {
             let _ = waiter.sender.send(Err(error.clone()));
@@ -343,20 +379,24 @@ impl Pool {
         let mut gate = self.gate.lock();
         let mut spare = gate.total().saturating_sub(settings.min_size);
         let epoch = gate.epoch_started;
-        let result = self.store.retain(|connection, _| {
-            let retired = connection.retire_at.is_some_and(|at| at <= now)
-                || epoch.is_some_and(|epoch| connection.opened_at < epoch);
-            let unused = !settings.idle_timeout.is_zero()
-                && now.saturating_duration_since(connection.idle_since) >= settings.idle_timeout;
-            let close = retired || !connection.is_alive() || (unused && spare > 0);
-            if close {
-                spare = spare.saturating_sub(1);
-            }
-            !close
-        });
-        gate.idle = gate.idle.saturating_sub(result.removed.len());
+        let mut removed = Vec::new();
+        for (home, store) in self.stores.iter().enumerate() {
+            let result = store.retain(|connection, _| {
+                let retired = connection.retire_at.is_some_and(|at| at <= now)
+                    || epoch.is_some_and(|epoch| connection.opened_at < epoch);
+                let unused = !settings.idle_timeout.is_zero()
+                    && now.saturating_duration_since(connection.idle_since) >= settings.idle_timeout;
+                let close = retired || !connection.is_alive() || (unused && spare > 0);
+                if close {
+                    spare = spare.saturating_sub(1);
+                }
+                !close
+            });
+            gate.lose_idle(home, result.removed.len());
+            removed.extend(result.removed);
+        }
         drop(gate);
-        for mut connection in result.removed {
+        for mut connection in removed {
             connection.say_goodbye();
             self.stats.closed.fetch_add(1, Ordering::Relaxed);
             self.forget(&connection);
@@ -371,10 +411,10 @@ impl Pool {
 
     /// Closes the pool: waiters are told, idle connections closed, the others when they come back.
     pub fn close(&self) {
-        let waiters: Vec<_> = {
+        let waiters = {
             let mut gate = self.gate.lock();
             gate.closed = true;
-            gate.waiters.drain(..).collect()
+            gate.drain_waiters()
         };
         for waiter in waiters {
             let _ = waiter.sender.send(Err(CheckoutError::Closed));
@@ -389,12 +429,13 @@ impl Pool {
             idle: gate.idle,
             leased: gate.leased,
             opening: gate.opening,
-            waiting: gate.waiters.iter().filter(|waiter| !waiter.sender.is_closed()).count(),
+            waiting: gate.waiters().filter(|waiter| !waiter.sender.is_closed()).count(),
             oldest_wait: gate
-                .waiters
-                .iter()
-                .find(|waiter| !waiter.sender.is_closed())
-                .map_or(Duration::ZERO, |waiter| now.saturating_duration_since(waiter.since)),
+                .waiters()
+                .filter(|waiter| !waiter.sender.is_closed())
+                .map(|waiter| now.saturating_duration_since(waiter.since))
+                .max()
+                .unwrap_or_default(),
         }
     }
 
@@ -404,6 +445,22 @@ impl Pool {
         all.sort_by_key(|info| info.identity.id);
         all
     }
+}
+
+/// Where one worker's connections are kept.
+#[allow(clippy::expect_used, reason = "the builder fails only without a runtime")]
+fn store(target: &ServerTarget, size: usize) -> managed::Pool<Manager> {
+    let config = managed::PoolConfig {
+        max_size: size,
+        timeouts: Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None },
+        // The most recently used one: its caches are warm, and the rest can age out.
+        queue_mode: managed::QueueMode::Lifo,
+    };
+    managed::Pool::builder(Manager { target: target.clone(), adopted: Mutex::default() })
+        .config(config)
+        .runtime(deadpool::Runtime::Tokio1)
+        .build()
+        .expect("a runtime is given, and nothing else can fail")
 }
 
 /// Between 80 and 100 % of `lifetime`, so that connections opened together do not close together.

@@ -32,6 +32,8 @@ pub struct PoolRegistry {
     /// Totals of pools that were closed, so that counters of a database never go back.
     retired: Mutex<BTreeMap<String, StatsSnapshot>>,
     period: Mutex<Period>,
+    /// Workers that serve clients.
+    workers: usize,
 }
 
 /// The statistics period under way, and what the last one came to.
@@ -43,6 +45,11 @@ struct Period {
 }
 
 impl PoolRegistry {
+    /// No pools yet, for so many workers.
+    pub fn new(workers: usize) -> Self {
+        Self { workers, ..Self::default() }
+    }
+
     /// The pool for `key`, made if there is none.
     pub fn pool(
         &self,
@@ -54,7 +61,7 @@ impl PoolRegistry {
             return Arc::clone(pool);
         }
         let (node, target, settings) = make();
-        let pool = Pool::new(key.clone(), node, target, settings);
+        let pool = Pool::new(key.clone(), node, target, settings, self.workers);
         pools.insert(key, Arc::clone(&pool));
         pool
     }

@@ -17,6 +17,7 @@ use crate::net::Wire;
 use crate::protocol::TransactionStatus;
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
+use crate::task;
 
 use super::prepared::{Definition, PreparedSet};
 use super::settings::Settings;
@@ -114,6 +115,10 @@ pub struct ServerConn {
     pub idle_since: Instant,
     owes_replies: bool,
     broken: bool,
+    /// The worker it belongs to in its pool.
+    pub home: usize,
+    /// The worker whose runtime watches its socket: `home`, once the session that holds it has begun.
+    watched_by: usize,
 }
 
 impl ServerConn {
@@ -133,6 +138,21 @@ impl ServerConn {
             idle_since: now,
             owes_replies: false,
             broken: false,
+            home: task::home(),
+            watched_by: task::home(),
+        }
+    }
+
+    /// Lets the present worker watch the socket, if another one does.
+    #[inline]
+    pub fn settle_here(&mut self) {
+        let here = task::home();
+        if self.watched_by != here {
+            self.watched_by = here;
+            if let Err(error) = self.wire.rehome() {
+                tracing::warn!(%error, "a server connection could not be moved to another worker");
+                self.mark_broken();
+            }
         }
     }
 
