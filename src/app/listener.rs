@@ -27,7 +27,9 @@ pub(super) async fn accept(listener: Listener, context: Arc<SessionContext>, wor
                     Ok(detached) => workers.spawn_on(worker, move || async move {
                         match detached.attach() {
                             Ok(socket) => session::serve(context, socket, peer).await,
-                            Err(error) => tracing::error!(%error, "a connection could not be moved to its worker"),
+                            Err(error) => {
+                                tracing::error!(%error, "a connection could not be moved to its worker");
+                            }
                         }
                     }),
                     Err(error) => tracing::error!(%error, "a connection could not be moved to its worker"),

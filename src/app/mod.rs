@@ -158,7 +158,9 @@ impl App {
         let accepting: Vec<_> = self
             .listeners
             .into_iter()
-            .map(|listener| task::spawn("accept", listener::accept(listener, Arc::clone(&context), self.workers.clone())))
+            .map(|listener| {
+                task::spawn("accept", listener::accept(listener, Arc::clone(&context), self.workers.clone()))
+            })
             .collect();
         reload::obey(&context, self.server_tls, self.scram, shutdown.clone()).await;
         drain::drain(&context, accepting, shutdown).await;

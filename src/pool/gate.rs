@@ -251,3 +251,57 @@ impl Drop for Waiting {
         drop(gate);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(arrivals: &[(usize, u64)]) -> (Gate, Vec<oneshot::Receiver<Result<Handed, CheckoutError>>>) {
+        let (mut gate, start) = (Gate::new(4, 2), Instant::now());
+        let receivers = arrivals
+            .iter()
+            .map(|(home, micros)| gate.enqueue(*home, start + Duration::from_micros(*micros)).1)
+            .collect();
+        (gate, receivers)
+    }
+
+    #[test]
+    fn a_connection_goes_to_the_own_oldest_waiter_unless_that_would_be_noticed() {
+        let (mut gate, _receivers) = gate(&[(1, 0), (0, 400), (0, 410), (1, 2_000)]);
+        let mut next = |home| gate.next_waiter(home).map(|waiter| waiter.id);
+        assert_eq!(next(0), Some(2), "0.4 ms are not noticed");
+        assert_eq!(next(0), Some(3));
+        assert_eq!(next(0), Some(1), "nobody of its own is left");
+        assert_eq!(next(0), Some(4));
+        assert_eq!(next(0), None);
+    }
+
+    #[test]
+    fn nobody_is_overtaken_for_long() {
+        let (mut gate, _receivers) = gate(&[(1, 0), (0, 501)]);
+        assert_eq!(gate.next_waiter(0).map(|waiter| waiter.id), Some(1));
+    }
+
+    #[test]
+    fn those_who_have_gone_are_passed_over() {
+        let (mut gate, mut receivers) = gate(&[(0, 0), (1, 1), (0, 2)]);
+        drop(receivers.remove(0));
+        drop(receivers.remove(0));
+        assert_eq!(gate.next_waiter(1).map(|waiter| waiter.id), Some(3));
+    }
+
+    #[test]
+    fn idle_connections_are_taken_from_the_own_worker_first() {
+        let mut gate = Gate::new(4, 3);
+        gate.leased = 4;
+        for home in [0, 2, 2, 1] {
+            gate.put_idle(home);
+        }
+        assert_eq!((gate.idle, gate.leased), (4, 0));
+        assert_eq!(gate.take_idle(0), Some(0));
+        assert_eq!(gate.take_idle(0), Some(2), "then from who has most");
+        assert_eq!((gate.idle, gate.leased, gate.total()), (2, 2, 4));
+        gate.lose_idle(2, 5);
+        assert_eq!((gate.idle, gate.take_idle(2)), (1, Some(1)));
+    }
+}
