@@ -80,6 +80,8 @@ impl App {
         let config = Arc::new(config);
         // Before anything makes a handle.
         let exporter = metrics::install();
+        let histograms = Histograms::new();
+        let exporter = exporter.map(|exporter| exporter.with(histograms.clone()));
         let client_tls = ClientTlsAcceptor::load(&config.tls.client)?;
         let server_tls = ServerTlsConnector::load(&config.tls.server)?.map(Arc::new);
         let scram = Arc::new(ScramCache::new());
@@ -108,7 +110,7 @@ impl App {
             authenticator,
             tls: ArcSwap::from_pointee(client_tls),
             console,
-            histograms: Histograms::new(),
+            histograms,
             draining: false.into(),
         };
         let listeners = listen(&config).await?;

@@ -68,12 +68,10 @@ impl Wire {
     /// # Cancel safety
     /// A read that did not happen took nothing from the socket.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.inbox.is_empty() && self.inbox.capacity() == 0 {
-            // Wait for readiness without holding a buffer.
-            ready!(self.stream.poll_read_ready(cx))?;
-        }
         let spare = self.inbox.capacity() - self.inbox.len();
         if spare < self.read_size {
+            // Wait for readiness before there is a buffer, or a larger one.
+            ready!(self.stream.poll_read_ready(cx))?;
             self.inbox.reserve(self.read_size);
         }
         let space = self.inbox.capacity() - self.inbox.len();

@@ -1,16 +1,91 @@
 //! Times of queries, transactions and waits, as histograms; the handles are made once.
+//!
+//! The recorder keeps each sample with its time until somebody works it off: too much for several samples a
+//! query. So samples are counted in buckets of our own, which are emptied into the recorder's before it is
+//! read. Counts by bucket are exact; so is the sum.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{Histogram, Unit, describe_histogram, histogram};
 
-/// Handles of the three histograms.
-pub struct Histograms {
-    checkout_wait: Histogram,
-    query: Histogram,
-    transaction: Histogram,
+use super::metrics::BUCKETS;
+
+/// One for each bound, and one for what is above all of them.
+const CELLS: usize = BUCKETS.len() + 1;
+
+/// Samples given to the recorder at once.
+const PART: usize = 4096;
+
+/// The three histograms; clones are the same.
+#[derive(Clone)]
+pub struct Histograms(Arc<Cells>);
+
+struct Cells {
+    checkout_wait: Cell,
+    query: Cell,
+    transaction: Cell,
 }
+
+/// One histogram.
+struct Cell {
+    counts: [AtomicU64; CELLS],
+    sums_us: [AtomicU64; CELLS],
+    handle: Histogram,
+}
+
+impl Cell {
+    fn new(handle: Histogram) -> Self {
+        let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
+        Self { counts: zeros(), sums_us: zeros(), handle }
+    }
+
+    #[inline]
+    fn record(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let index = BOUNDS_US.partition_point(|bound| *bound < micros);
+        if let (Some(count), Some(sum)) = (self.counts.get(index), self.sums_us.get(index)) {
+            count.fetch_add(1, Ordering::Relaxed);
+            sum.fetch_add(micros, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self, work_off: &dyn Fn()) {
+        for (index, (count, sum)) in self.counts.iter().zip(&self.sums_us).enumerate() {
+            let count = count.swap(0, Ordering::Relaxed);
+            let sum = sum.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                // A sample counted between the two swaps must not move the mean into another bucket.
+                let low = index.checked_sub(1).and_then(|i| BUCKETS.get(i)).map_or(0.0, |b| b + 1e-9);
+                let high = BUCKETS.get(index).copied().unwrap_or(f64::MAX);
+                let mean = (sum as f64 / count as f64 / 1e6).clamp(low, high);
+                let mut left = usize::try_from(count).unwrap_or(usize::MAX);
+                while left > 0 {
+                    // The recorder keeps them one by one until it works them off: not too many at a time.
+                    let part = left.min(PART);
+                    self.handle.record_many(mean, part);
+                    work_off();
+                    left -= part;
+                }
+            }
+        }
+    }
+}
+
+/// [`BUCKETS`] in microseconds.
+const BOUNDS_US: [u64; BUCKETS.len()] = {
+    let mut bounds = [0; BUCKETS.len()];
+    let mut index = 0;
+    while index < bounds.len() {
+        #[allow(clippy::cast_sign_loss, reason = "bounds are positive")]
+        let bound = (BUCKETS[index] * 1e6 + 0.5) as u64;
+        bounds[index] = bound;
+        index += 1;
+    }
+    bounds
+};
 
 impl fmt::Debug for Histograms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,25 +117,64 @@ impl Histograms {
             Unit::Seconds,
             "Time from the first statement of a transaction to its end"
         );
-        Self {
-            checkout_wait: histogram!("pgweir_checkout_wait_seconds"),
-            query: histogram!("pgweir_query_seconds"),
-            transaction: histogram!("pgweir_transaction_seconds"),
-        }
+        Self(Arc::new(Cells {
+            checkout_wait: Cell::new(histogram!("pgweir_checkout_wait_seconds")),
+            query: Cell::new(histogram!("pgweir_query_seconds")),
+            transaction: Cell::new(histogram!("pgweir_transaction_seconds")),
+        }))
     }
 
     /// A client waited for so long.
     pub fn checkout_wait(&self, time: Duration) {
-        self.checkout_wait.record(time.as_secs_f64());
+        self.0.checkout_wait.record(time);
     }
 
     /// A query took so long.
     pub fn query(&self, time: Duration) {
-        self.query.record(time.as_secs_f64());
+        self.0.query.record(time);
     }
 
     /// A transaction took so long.
     pub fn transaction(&self, time: Duration) {
-        self.transaction.record(time.as_secs_f64());
+        self.0.transaction.record(time);
+    }
+
+    /// Empties the buckets into the recorder; called before it is read, and now and then. `work_off` makes
+    /// the recorder forget the single samples.
+    pub(super) fn flush(&self, work_off: &dyn Fn()) {
+        for cell in [&self.0.checkout_wait, &self.0.query, &self.0.transaction] {
+            cell.flush(work_off);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use metrics::HistogramFn;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<f64>>);
+
+    impl HistogramFn for Seen {
+        fn record(&self, value: f64) {
+            self.0.lock().unwrap().push(value);
+        }
+    }
+
+    #[test]
+    fn samples_reach_the_recorder_in_their_buckets_and_once() {
+        let seen = Arc::new(Seen::default());
+        let cell = Cell::new(Histogram::from_arc(Arc::clone(&seen)));
+        for micros in [0, 250, 251, 499, 61_000_000] {
+            cell.record(Duration::from_micros(micros));
+        }
+        cell.flush(&|| {});
+        cell.flush(&|| {});
+        let values = std::mem::take(&mut *seen.0.lock().unwrap());
+        assert_eq!(values, [0.000_125, 0.000_125, 0.000_375, 0.000_375, 61.0]);
     }
 }

@@ -7,8 +7,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::task;
 
+use super::Histograms;
+
 /// Bounds of the histograms in seconds: from what a cached query takes on a LAN to a minute.
-const BUCKETS: &[f64] = &[
+pub(super) const BUCKETS: &[f64] = &[
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0,
 ];
@@ -21,6 +23,7 @@ const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 pub struct Exporter {
     handle: PrometheusHandle,
     process: std::sync::Arc<ProcessMetrics>,
+    histograms: Option<Histograms>,
 }
 
 impl std::fmt::Debug for Exporter {
@@ -34,13 +37,26 @@ impl std::fmt::Debug for Exporter {
 pub fn install() -> Option<Exporter> {
     let builder = PrometheusBuilder::new().set_buckets(BUCKETS).ok()?;
     let handle = builder.install_recorder().ok()?;
-    Some(Exporter { handle, process: std::sync::Arc::new(ProcessMetrics::new()) })
+    Some(Exporter { handle, process: std::sync::Arc::new(ProcessMetrics::new()), histograms: None })
 }
 
 impl Exporter {
+    /// Renders these, too.
+    #[must_use]
+    pub fn with(self, histograms: Histograms) -> Self {
+        Self { histograms: Some(histograms), ..self }
+    }
+
+    fn flush(&self) {
+        if let Some(histograms) = &self.histograms {
+            histograms.flush(&|| self.handle.run_upkeep());
+        }
+    }
+
     /// Prometheus text.
     pub fn render(&self) -> String {
         self.process.refresh();
+        self.flush();
         self.handle.render()
     }
 
@@ -48,6 +64,7 @@ impl Exporter {
     pub async fn upkeep(self) {
         loop {
             tokio::time::sleep(UPKEEP_PERIOD).await;
+            self.flush();
             self.handle.run_upkeep();
         }
     }
