@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{
-    AuthMethod, Consistency, HealthSettings, Limits, PoolMode, PoolSettings, Reads, Routing, ServerTlsMode,
-    Timeouts,
+    AuthMethod, Consistency, HealthSettings, Limits, PoolMode, PoolSettings, Reads, Routing, Sequences,
+    ServerTlsMode, SessionSettings, Timeouts,
 };
 
 const fn seconds(n: u64) -> Duration {
@@ -37,6 +37,9 @@ pub(super) const MAX_LIFETIME: Duration = seconds(3600);
 /// On each server connection. A prepared statement with its plan is about 20 KiB of server memory.
 pub(super) const PREPARED_STATEMENTS: usize = 500;
 
+/// Statements of an ORM are 1 to 2 KiB: this bounds the odd ones of a megabyte.
+pub(super) const PREPARED_STATEMENT_MEMORY: u64 = 8 << 20;
+
 /// About 30 MB of memory when all are idle.
 pub(super) const CLIENTS: usize = 10_000;
 /// No limit.
@@ -47,6 +50,17 @@ pub(super) const MESSAGE_BYTES: u64 = 1 << 30;
 pub(super) const STATEMENT_CACHE_BYTES: u64 = 64 << 20;
 /// Drivers keep 100 to 1000.
 pub(super) const PREPARED_STATEMENTS_PER_CLIENT: usize = 5000;
+
+/// As many statements of 3 KiB as the count allows.
+pub(super) const PREPARED_STATEMENT_MEMORY_PER_CLIENT: u64 = 16 << 20;
+/// No limit: refusing would break applications that work with one PostgreSQL. A log line warns instead.
+pub(super) const PINS: usize = 0;
+/// A thousand notifications of the largest size.
+pub(super) const NOTIFICATIONS_PER_CLIENT: u64 = 8 << 20;
+/// PostgreSQL's own default of `max_wal_senders`.
+pub(super) const REPLICATION_CONNECTIONS: usize = 10;
+/// Plain refusal is better than another client's number.
+pub(super) const SEQUENCES: Sequences = Sequences::Refuse;
 
 /// From accept to the end of authentication.
 pub(super) const CLIENT_LOGIN: Duration = seconds(30);
@@ -83,6 +97,14 @@ pub(super) const PREPARED_STATEMENT_COUNTS: RangeInclusive<u64> = 1..=1_000_000;
 pub(super) const CLIENT_COUNTS: RangeInclusive<u64> = 1..=1_000_000;
 /// As `CLIENT_COUNTS`, or no limit.
 pub(super) const CLIENT_COUNTS_OR_NONE: RangeInclusive<u64> = 0..=1_000_000;
+/// No limit, or a number.
+pub(super) const PIN_COUNTS: RangeInclusive<u64> = 0..=262_143;
+/// None at all, or what `max_wal_senders` may be.
+pub(super) const REPLICATION_COUNTS: RangeInclusive<u64> = 0..=262_143;
+/// One notification must fit; more than memory makes no sense.
+pub(super) const NOTIFICATION_SIZES: RangeInclusive<u64> = (64 << 10)..=(64 << 30);
+/// From a few statements to more than memory.
+pub(super) const PREPARED_SIZES: RangeInclusive<u64> = (64 << 10)..=(64 << 30);
 /// From what a login needs to what PostgreSQL accepts.
 pub(super) const MESSAGE_SIZES: RangeInclusive<u64> = (16 << 10)..=(1 << 30);
 /// Below 1 MiB the cache would thrash on any real application.
@@ -102,6 +124,9 @@ pub(super) fn pool() -> PoolSettings {
         idle_timeout: IDLE_TIMEOUT,
         max_lifetime: MAX_LIFETIME,
         prepared_statements: PREPARED_STATEMENTS,
+        prepared_statement_bytes: PREPARED_STATEMENT_MEMORY as usize,
+        debug_rotate: false,
+        debug_check: false,
     }
 }
 
@@ -118,6 +143,10 @@ pub(super) fn limits() -> Limits {
         message_bytes: MESSAGE_BYTES as usize,
         statement_cache_bytes: STATEMENT_CACHE_BYTES as usize,
         prepared_statements_per_client: PREPARED_STATEMENTS_PER_CLIENT,
+        prepared_statement_bytes_per_client: PREPARED_STATEMENT_MEMORY_PER_CLIENT as usize,
+        pins: PINS,
+        notification_bytes_per_client: NOTIFICATIONS_PER_CLIENT as usize,
+        replication_connections: REPLICATION_CONNECTIONS,
     }
 }
 
@@ -132,6 +161,11 @@ pub(super) fn timeouts() -> Timeouts {
         server_connect: SERVER_CONNECT,
         shutdown: SHUTDOWN,
     }
+}
+
+/// Session state nobody described.
+pub(super) fn session() -> SessionSettings {
+    SessionSettings { sequences: SEQUENCES }
 }
 
 /// Probes nobody described.

@@ -57,6 +57,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds on time.
     pub timeouts: Timeouts,
+    /// What clients may keep between transactions.
+    pub session: SessionSettings,
     /// How nodes are watched.
     pub health: HealthSettings,
     /// Pool settings of databases that say nothing else.
@@ -199,6 +201,12 @@ pub struct PoolSettings {
     pub max_lifetime: Duration,
     /// Prepared statements kept on each server connection.
     pub prepared_statements: usize,
+    /// Bytes of their SQL kept on each server connection.
+    pub prepared_statement_bytes: usize,
+    /// For tests: a client's transactions take turns over the server connections.
+    pub debug_rotate: bool,
+    /// For tests: each server connection that comes back is asked whether it is clean.
+    pub debug_check: bool,
 }
 
 /// Bounds on what clients may cost.
@@ -214,6 +222,31 @@ pub struct Limits {
     pub statement_cache_bytes: usize,
     /// Prepared statements one client may hold.
     pub prepared_statements_per_client: usize,
+    /// Bytes of their SQL.
+    pub prepared_statement_bytes_per_client: usize,
+    /// Server connections of one pool that clients may keep for their session state; 0 is no limit.
+    pub pins: usize,
+    /// Bytes of notifications that may wait for one client.
+    pub notification_bytes_per_client: usize,
+    /// Replication connections at most.
+    pub replication_connections: usize,
+}
+
+/// `currval` and `lastval` outside the transaction that called `nextval`: their answer lives in one server
+/// connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sequences {
+    /// Refused: it could be another client's value.
+    Refuse,
+    /// A client keeps its server connection from its first statement that may call `nextval`.
+    Pin,
+}
+
+/// What clients may keep between transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionSettings {
+    /// `currval` and `lastval`.
+    pub sequences: Sequences,
 }
 
 /// Bounds on time; zero is no bound where the field says so.
@@ -350,6 +383,12 @@ pub struct PoolOverrides {
     pub max_lifetime: Option<Duration>,
     /// See [`PoolSettings::prepared_statements`].
     pub prepared_statements: Option<usize>,
+    /// See [`PoolSettings::prepared_statement_bytes`].
+    pub prepared_statement_bytes: Option<usize>,
+    /// See [`PoolSettings::debug_rotate`].
+    pub debug_rotate: Option<bool>,
+    /// See [`PoolSettings::debug_check`].
+    pub debug_check: Option<bool>,
 }
 
 impl PoolSettings {
@@ -364,6 +403,11 @@ impl PoolSettings {
             idle_timeout: overrides.idle_timeout.unwrap_or(self.idle_timeout),
             max_lifetime: overrides.max_lifetime.unwrap_or(self.max_lifetime),
             prepared_statements: overrides.prepared_statements.unwrap_or(self.prepared_statements),
+            prepared_statement_bytes: overrides
+                .prepared_statement_bytes
+                .unwrap_or(self.prepared_statement_bytes),
+            debug_rotate: overrides.debug_rotate.unwrap_or(self.debug_rotate),
+            debug_check: overrides.debug_check.unwrap_or(self.debug_check),
         }
     }
 }

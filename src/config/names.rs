@@ -8,7 +8,7 @@ use super::errors::{Place, Problems};
 use super::hints;
 use super::node::Node;
 use super::read::{Read, scalar};
-use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, ServerTlsMode};
+use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode};
 
 /// Ties an enum to its words: `as_str`, reading, JSON schema.
 macro_rules! names {
@@ -56,4 +56,5 @@ names!(ServerTlsMode, "a TLS mode for servers": "disable" => Disable, "prefer" =
     "require" => Require, "verify-ca" => VerifyCa, "verify-full" => VerifyFull);
 names!(Reads, "a place for reads":
     "replica" => Replica, "replica_or_primary" => ReplicaOrPrimary, "primary" => Primary);
+names!(Sequences, "a way to treat currval and lastval": "refuse" => Refuse, "pin" => Pin);
 names!(Consistency, "a consistency": "eventual" => Eventual, "session" => Session);

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::errors::{Complaint, Place, Problems, shown};
 use super::node::{Node, Value};
 use super::read::{Bytes, Named, Read, Several, Time, scalar, settings};
-use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, ServerTlsMode};
+use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode};
 
 settings! {
     /// Configuration of pgweir. Only `databases` and `users` must be given.
@@ -33,6 +33,8 @@ settings! {
         health: RawHealth,
         /// Where reads go; a database may override it.
         routing: RawRouting,
+        /// What clients may keep between transactions.
+        session: RawSession,
         /// Databases by the name clients ask for; `"*"` is any other name.
         databases: Named<RawDatabase>,
         /// Users by name.
@@ -99,6 +101,12 @@ settings! {
         max_lifetime: Time,
         /// Prepared statements kept on each server connection.
         prepared_statements: u64,
+        /// Bytes of SQL of the prepared statements kept on each server connection.
+        prepared_statement_memory: Bytes,
+        /// For tests: a client's transactions take turns over the server connections.
+        debug_rotate: bool,
+        /// For tests: each server connection that comes back is asked whether it is clean.
+        debug_check: bool,
     }
 }
 
@@ -115,6 +123,14 @@ settings! {
         statement_cache: Bytes,
         /// Prepared statements one client may hold.
         prepared_statements_per_client: u64,
+        /// Bytes of SQL of the prepared statements one client may hold.
+        prepared_statement_memory_per_client: Bytes,
+        /// Server connections of one pool that clients may keep for their session state; 0 is no limit.
+        pins: u64,
+        /// Bytes of notifications that may wait for one client.
+        notifications_per_client: Bytes,
+        /// Replication connections at most.
+        replication_connections: u64,
     }
 }
 
@@ -159,6 +175,14 @@ settings! {
         consistency: Consistency,
         /// A replica further behind gets no reads; 0 is no bound.
         max_replica_lag: Time,
+    }
+}
+
+settings! {
+    /// What clients may keep between transactions.
+    struct RawSession as "Session" {
+        /// `currval` and `lastval` outside the transaction that called `nextval`.
+        sequences: Sequences,
     }
 }
 

@@ -222,6 +222,14 @@ impl Read for u64 {
     }
 }
 
+impl Read for bool {
+    fn read(node: &Node, place: &Place, problems: &mut Problems) -> Option<Self> {
+        let (text, _) = scalar(node, place, "true or false", problems)?;
+        let wrong = || Complaint::new(format!("expected true or false, found {}", shown(text)));
+        problems.keep(place, text.parse().map_err(|_| wrong()))
+    }
+}
+
 /// A length of time.
 #[derive(Clone, Copy)]
 pub(super) struct Time(pub Duration);

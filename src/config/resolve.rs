@@ -12,13 +12,14 @@ use super::errors::{Complaint, ConfigErrors, Place, Problems};
 use super::node::Node;
 use super::password::readable;
 use super::raw::{
-    RawClientTls, RawConfig, RawHealth, RawLimits, RawPool, RawServerTls, RawTimeouts, RawWorkers,
+    RawClientTls, RawConfig, RawHealth, RawLimits, RawPool, RawServerTls, RawSession, RawTimeouts, RawWorkers,
 };
 use super::read::{Bytes, Located, Read, Several, Time};
 use super::units::{show_duration, show_size};
 use super::{
     AuthSettings, ClientTls, ClientTlsMode, Config, Environment, HealthSettings, Limits, ListenAddress,
-    PoolOverrides, PoolSettings, ServerTls, ServerTlsMode, Timeouts, TlsSettings, databases, defaults, users,
+    PoolOverrides, PoolSettings, ServerTls, ServerTlsMode, SessionSettings, Timeouts, TlsSettings, databases,
+    defaults, users,
 };
 
 /// What the configuration may ask of the world around it.
@@ -71,6 +72,7 @@ fn config(raw: &RawConfig, outside: &Outside<'_>, problems: &mut Problems) -> Co
         limits: limits(raw.limits.as_ref(), problems),
         timeouts: timeouts(raw.timeouts.as_ref(), problems),
         health: health(raw.health.as_ref(), problems),
+        session: session(raw.session.as_ref()),
         pool,
         routing,
         databases,
@@ -145,6 +147,13 @@ pub(super) fn pool_overrides(raw: Option<&Located<RawPool>>, problems: &mut Prob
             &defaults::PREPARED_STATEMENT_COUNTS,
             problems,
         ),
+        prepared_statement_bytes: size(
+            raw.prepared_statement_memory.as_ref(),
+            &defaults::PREPARED_SIZES,
+            problems,
+        ),
+        debug_rotate: raw.debug_rotate.as_ref().map(|r| r.value),
+        debug_check: raw.debug_check.as_ref().map(|r| r.value),
     }
 }
 
@@ -272,6 +281,25 @@ fn limits(raw: Option<&Located<RawLimits>>, problems: &mut Problems) -> Limits {
             problems,
         )
         .unwrap_or(default.prepared_statements_per_client),
+        prepared_statement_bytes_per_client: size(
+            raw.prepared_statement_memory_per_client.as_ref(),
+            &defaults::PREPARED_SIZES,
+            problems,
+        )
+        .unwrap_or(default.prepared_statement_bytes_per_client),
+        pins: number(raw.pins.as_ref(), &defaults::PIN_COUNTS, problems).unwrap_or(default.pins),
+        notification_bytes_per_client: size(
+            raw.notifications_per_client.as_ref(),
+            &defaults::NOTIFICATION_SIZES,
+            problems,
+        )
+        .unwrap_or(default.notification_bytes_per_client),
+        replication_connections: number(
+            raw.replication_connections.as_ref(),
+            &defaults::REPLICATION_COUNTS,
+            problems,
+        )
+        .unwrap_or(default.replication_connections),
     }
 }
 
@@ -295,6 +323,12 @@ fn timeouts(raw: Option<&Located<RawTimeouts>>, problems: &mut Problems) -> Time
         transaction,
         shutdown,
     }
+}
+
+fn session(raw: Option<&Located<RawSession>>) -> SessionSettings {
+    let default = defaults::session();
+    let sequences = raw.and_then(|raw| raw.value.sequences.as_ref()).map(|s| s.value);
+    SessionSettings { sequences: sequences.unwrap_or(default.sequences) }
 }
 
 fn health(raw: Option<&Located<RawHealth>>, problems: &mut Problems) -> HealthSettings {
