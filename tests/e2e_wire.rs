@@ -588,6 +588,7 @@ fn pgweir_answers_as_postgresql_does() {
     support::cluster().wait_caught_up(0).unwrap();
     for yaml in [
         "pool: {size: 2}\n",
+        "pool: {size: 3, debug_rotate: true, debug_check: true}\n",
         "pool: {mode: session}\n",
         "workers: 1\npool: {size: 1}\nrouting: {reads: primary}\n",
     ] {

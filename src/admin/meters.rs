@@ -70,6 +70,12 @@ impl Handles {
             "pgweir_checkout_timeouts_total",
             "Clients that waited for longer than pool.checkout_timeout"
         );
+        describe_counter!(
+            "pgweir_dirty_checkins_total",
+            "Server connections that came back with something left in them; only with pool.debug_check"
+        );
+        describe_gauge!("pgweir_pins", "Clients that keep their server connection outside transactions, by reason");
+        describe_counter!("pgweir_pins_total", "Times a client began to keep its server connection, by reason");
         describe_counter!("pgweir_parses_total", "Parse messages, by side: client, server");
         describe_gauge!("pgweir_node_up", "Whether a node answers");
         describe_gauge!("pgweir_node_is_primary", "Whether a node is out of recovery, as last observed");
@@ -129,6 +135,12 @@ fn clients(handles: &mut Handles, console: &Console) {
         ("waiting", count(Activity::Waiting)),
         ("login", console.clients.logins() as f64),
     ];
+    for (reason, total) in console.clients.pins() {
+        let labels = || vec![("reason", reason.label().to_owned())];
+        let now = snapshot.iter().filter(|client| client.pin().is_some_and(|pin| pin.reason == reason));
+        handles.gauge("pgweir_pins", labels(), now.count() as f64);
+        handles.counter("pgweir_pins_total", labels(), total);
+    }
     for (state, value) in states {
         handles.gauge("pgweir_clients", vec![("state", state.to_owned())], value);
     }
@@ -161,6 +173,7 @@ fn pool(handles: &mut Handles, pool: &Pool) {
         ("pgweir_server_connections_closed_total", stats.closed),
         ("pgweir_server_connect_failures_total", stats.open_failures),
         ("pgweir_checkout_timeouts_total", stats.timeouts),
+        ("pgweir_dirty_checkins_total", stats.dirty),
     ] {
         handles.counter(name, labels(), value);
     }

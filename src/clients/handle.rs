@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::ClientId;
 use super::cancel::{CancelKey, CancelTarget, ServerIdentity};
+use super::pin::Pin;
 
 /// What never changes about a client.
 #[derive(Clone, Debug)]
@@ -103,6 +104,7 @@ pub struct ClientHandle {
     deadline_order: AtomicU8,
     /// Prepared statements it holds.
     pub prepared_statements: AtomicU32,
+    pin: Mutex<Option<Box<Pin>>>,
 }
 
 impl ClientHandle {
@@ -121,7 +123,18 @@ impl ClientHandle {
             deadline_ms: AtomicU64::new(0),
             deadline_order: AtomicU8::new(0),
             prepared_statements: AtomicU32::new(0),
+            pin: Mutex::new(None),
         }
+    }
+
+    /// Why it keeps its server connection, if it does.
+    pub fn pin(&self) -> Option<Pin> {
+        self.pin.lock().as_deref().cloned()
+    }
+
+    /// Shows or hides that it keeps its server connection.
+    pub fn set_pin(&self, pin: Option<Pin>) {
+        *self.pin.lock() = pin.map(Box::new);
     }
 
     /// What it does now.

@@ -5,10 +5,12 @@
 
 mod cancel;
 mod handle;
+mod pin;
 mod registry;
 
 pub use cancel::{CancelKey, CancelTarget, ServerIdentity};
 pub use handle::{Activity, ClientHandle, ClientInfo, Order};
+pub use pin::{Pin, PinReason};
 pub use registry::{ClientGuard, LoginGuard, Refused, Registry};
 
 /// A client's number, unique in the process; also the process id it is told.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use hashbrown::HashMap as FastMap;
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::ClientId;
 use super::cancel::CancelTarget;
 use super::handle::{ClientHandle, Order};
+use super::pin::PinReason;
 
 /// Why a client is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Registry {
     per_user: Mutex<HashMap<String, usize>>,
     count: AtomicUsize,
     logins: AtomicUsize,
+    /// Pins so far, by reason.
+    pins: [AtomicU64; PinReason::ALL.len()],
 }
 
 /// Keeps a client in the registry; dropping it takes the client out.
@@ -100,6 +103,18 @@ impl Registry {
     pub fn cancel_target(&self, id: ClientId, secret: &[u8]) -> Option<CancelTarget> {
         let handle = self.clients.lock().get(&id).cloned()?;
         if handle.cancel_key.matches(secret) { handle.cancel_target() } else { None }
+    }
+
+    /// Counts a client that begins to keep its server connection.
+    pub fn count_pin(&self, reason: PinReason) {
+        if let Some(counter) = self.pins.get(reason as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often clients have begun to keep their server connections, by reason.
+    pub fn pins(&self) -> impl Iterator<Item = (PinReason, u64)> {
+        PinReason::ALL.iter().zip(&self.pins).map(|(reason, count)| (*reason, count.load(Ordering::Relaxed)))
     }
 
     /// Clients that count (the console's do not).

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -23,6 +23,9 @@ use super::stats::PoolStats;
 
 /// After a failed attempt to open a connection, while others of the pool are alive.
 const REOPEN_DELAY: Duration = Duration::from_millis(250);
+
+/// A pool that is kept by its clients is told of in the log, but not at every pin.
+const PIN_WARNING_PERIOD: Duration = Duration::from_mins(1);
 
 /// What a pool is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,6 +95,13 @@ pub struct Pool {
     pub node: Arc<Node>,
     /// Counters.
     pub stats: PoolStats,
+    /// Connections that clients keep outside transactions.
+    pins: AtomicUsize,
+    warned_of_pins: Mutex<Option<Instant>>,
+    /// `pool.debug_check`.
+    check: AtomicBool,
+    /// `pool.debug_rotate`, where it costs nothing to look at.
+    rotate: AtomicBool,
     settings: ArcSwap<PoolSettings>,
     /// One for each worker: connections whose sockets it watches.
     stores: Box<[managed::Pool<Manager>]>,
@@ -114,6 +124,10 @@ impl Pool {
             key,
             node,
             stats: PoolStats::default(),
+            pins: AtomicUsize::new(0),
+            warned_of_pins: Mutex::default(),
+            check: AtomicBool::new(settings.debug_check),
+            rotate: AtomicBool::new(settings.debug_rotate),
             settings: ArcSwap::from_pointee(settings),
             stores: (0..workers.max(1)).map(|_| store(&target, size)).collect(),
             gate: Mutex::new(Gate::new(size, workers)),
@@ -137,6 +151,8 @@ impl Pool {
         let mut surplus = Vec::new();
         let mut gate = self.gate.lock();
         gate.size = settings.size.max(1);
+        self.rotate.store(settings.debug_rotate, Ordering::Relaxed);
+        self.check.store(settings.debug_check, Ordering::Relaxed);
         self.settings.store(Arc::new(settings));
         while gate.total() > gate.size + surplus.len()
             && let Some(object) = self.idle_object(&mut gate, self.here())
@@ -152,8 +168,67 @@ impl Pool {
         drop(surplus);
     }
 
-    /// An idle connection, if there is one and nobody waits. Never blocks.
-    pub fn try_checkout(self: &Arc<Self>) -> Option<ServerLease> {
+    /// An idle connection, if there is one and nobody waits. Never blocks. `last` is the number of the one
+    /// that the client had before.
+    pub fn try_checkout(self: &Arc<Self>, last: u64) -> Option<ServerLease> {
+        let lease = self.try_idle()?;
+        if self.rotate.load(Ordering::Relaxed) && lease.identity().id == last {
+            let other = self.try_idle();
+            if other.is_none() {
+                self.open_another();
+            }
+            return match other {
+                Some(other) => {
+                    lease.checkin();
+                    Some(other)
+                }
+                None => Some(lease),
+            };
+        }
+        Some(lease)
+    }
+
+    /// So that there is one to rotate to.
+    fn open_another(self: &Arc<Self>) {
+        let mut gate = self.gate.lock();
+        if !gate.closed && gate.total() < gate.size.min(2) {
+            gate.opening += 1;
+            let pool = Arc::clone(self);
+            task::spawn("open server connection", async move { pool.open(Duration::ZERO).await });
+        }
+    }
+
+    /// Whether `pool.debug_check` is on.
+    pub fn checks(&self) -> bool {
+        self.check.load(Ordering::Relaxed)
+    }
+
+    /// Connections that clients keep outside transactions.
+    pub fn pinned(&self) -> usize {
+        self.pins.load(Ordering::Relaxed)
+    }
+
+    /// A client begins to keep one of our connections. Answers how many do; warns when half of the pool is
+    /// kept, since the rest serves everybody else.
+    pub fn pin_begins(&self) -> usize {
+        let pins = self.pins.fetch_add(1, Ordering::Relaxed) + 1;
+        let size = self.settings.load().size;
+        if pins * 2 > size {
+            let mut warned = self.warned_of_pins.lock();
+            if warned.is_none_or(|at| at.elapsed() >= PIN_WARNING_PERIOD) {
+                *warned = Some(Instant::now());
+                tracing::warn!(pool = %self.key, pins, size, "more than half of a pool is kept by clients for their session state; SHOW PINS tells why");
+            }
+        }
+        pins
+    }
+
+    /// A client gives one back.
+    pub fn pin_ends(&self) {
+        self.pins.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn try_idle(self: &Arc<Self>) -> Option<ServerLease> {
         loop {
             let object = {
                 let mut gate = self.gate.lock();

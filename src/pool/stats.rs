@@ -70,6 +70,8 @@ counters! {
     open_failures,
     /// Checkouts that timed out.
     timeouts,
+    /// Connections that came back and were not clean (`pool.debug_check`).
+    dirty,
 }
 
 /// Totals of the last statistics period and its length.

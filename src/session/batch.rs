@@ -76,6 +76,10 @@ pub(super) struct Plan {
     pub(super) databases: Vec<String>,
     /// Statements it runs.
     pub(super) queries: u64,
+    /// Something in it may call `nextval`.
+    pub(super) sequenced: bool,
+    /// It asks for `currval` or `lastval` before anything in it may have called `nextval`.
+    pub(super) asks_sequence: bool,
 }
 
 impl Default for Plan {
@@ -94,6 +98,8 @@ impl Default for Plan {
             writes: false,
             databases: Vec::new(),
             queries: 0,
+            sequenced: false,
+            asks_sequence: false,
         }
     }
 }
@@ -105,6 +111,11 @@ impl Plan {
         }
         self.work = self.work.and(statement);
         self.effects.insert(statement.session);
+        let may_call_nextval = statement.may_call_nextval();
+        self.asks_sequence |= statement.session.contains(SessionEffects::SEQUENCE_VALUE)
+            && !self.sequenced
+            && !may_call_nextval;
+        self.sequenced |= may_call_nextval;
         self.begins |= matches!(statement.control, Some(TransactionControl::Begin { .. }));
         if statement.session.intersects(MAY_SET) {
             dotted_names(text, &mut self.custom_names);
@@ -548,6 +559,19 @@ impl ClientSession {
         // No statement of ours has this name, and a client's names never reach a server.
         extended::describe_statement(&mut lease.wire.outbox, b"pgweir: no such statement");
         self.exchange.push(Expect::Fail(Box::new(error)));
+    }
+
+    /// Makes a whole batch fail with an error of ours, as if its first statement had.
+    pub(super) fn fail_batch(&mut self, lease: &mut ServerLease, batch: Batch, error: ErrorResponse) {
+        self.fail_on_server(lease, error);
+        if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) {
+            frontend::flush(&mut lease.wire.outbox);
+            self.awaiting_sync = true;
+        } else {
+            frontend::sync(&mut lease.wire.outbox);
+            self.exchange.push(Expect::Sync);
+        }
+        self.consume(batch);
     }
 
     /// Closes the statements that are over the limit on this server.

@@ -47,7 +47,7 @@ impl ClientSession {
         let mut failures = 0;
         loop {
             let pool = self.pool(route.target);
-            let result = match pool.try_checkout() {
+            let result = match pool.try_checkout(self.last_server) {
                 Some(lease) => Ok(lease),
                 None => self.wait(&pool).await?,
             };
@@ -165,6 +165,7 @@ impl ClientSession {
     /// Tells everybody who looks that this client has this server connection.
     fn link(&mut self, lease: &ServerLease) {
         self.handle().link(Arc::clone(lease.identity()));
+        self.last_server = lease.identity().id;
         lease.info.set_activity(ServerActivity::Active);
         lease.info.client.store(self.handle().id.0, Ordering::Relaxed);
         lease.info.lent_micros.store(

@@ -24,7 +24,7 @@ use super::context::SessionContext;
 use super::error::SessionError;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
-use super::state::PinReason;
+use super::pins::Pinned;
 use super::statements::ClientStatements;
 
 /// How long a connection may take to become clean again after its client has left.
@@ -84,7 +84,11 @@ pub(super) struct ClientSession {
     /// The last statement since the last idle moment that calls functions of which nothing is known.
     pub(super) unknown_functions: Option<Fingerprint>,
     pub(super) last_write: LastWrite,
-    pub(super) pin: Option<PinReason>,
+    pub(super) pin: Option<Pinned>,
+    /// The number of the server connection it had last.
+    pub(super) last_server: u64,
+    /// Something in the present transaction may have called `nextval`.
+    pub(super) sequenced: bool,
     pub(super) turn: u32,
     pub(super) transaction_began: Option<Instant>,
     /// Bytes counted already.

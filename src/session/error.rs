@@ -26,6 +26,9 @@ pub enum SessionError {
     /// A limit of the client's was exceeded.
     #[error("{0}")]
     Limit(String),
+    /// The client is told this, and then the session ends.
+    #[error("{}", .0.message)]
+    Refused(Box<ErrorResponse>),
     /// Somebody told the session to end.
     #[error("session ended by order: {0:?}")]
     Ordered(Order),
@@ -74,6 +77,7 @@ impl SessionError {
                 format!("transaction blocks are not allowed in pool mode {}", mode.as_str()),
             )
             .hint("Use pool mode transaction for this database or user."),
+            Self::Refused(response) => (**response).clone(),
             Self::Ordered(order) => ordered(*order)?,
         })
     }

@@ -407,6 +407,8 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         unknown_functions: None,
         last_write: LastWrite::None,
         pin: None,
+        last_server: 0,
+        sequenced: false,
         transaction_began: None,
         counted: (0, 0),
     }
@@ -461,7 +463,7 @@ async fn welcome(session: &mut ClientSession, startup: &StartupMessage) -> Resul
 /// With `only_if_free`, `None` when that would mean to wait.
 async fn ask_server(session: &mut ClientSession, only_if_free: bool) -> Result<Option<Parameters>, Refusal> {
     let mut lease = if only_if_free {
-        match session.pool(Target::Primary).try_checkout() {
+        match session.pool(Target::Primary).try_checkout(0) {
             Some(lease) => lease,
             None => return Ok(None),
         }

@@ -25,11 +25,13 @@ mod exchange;
 mod freshness;
 mod idle;
 mod login;
+mod pins;
 mod relay;
 mod start;
 mod startup_options;
 mod state;
 mod statements;
+mod verify;
 
 pub use context::SessionContext;
 pub use start::serve;

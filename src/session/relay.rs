@@ -77,6 +77,11 @@ impl ClientSession {
             self.transaction_began = Some(began);
         }
         self.arm(self.topology.config.timeouts.query, Order::QueryTimeout);
+        if let Some(error) = self.forbids(&plan, lease.pool()) {
+            self.fail_batch(&mut lease, batch, error);
+            return self.exchange_with(lease).await;
+        }
+        self.sequenced |= plan.sequenced;
         self.effects.insert(plan.effects);
         self.wrote |= self.target == Target::Primary && plan.writes;
         self.deallocates_all |= plan.deallocates_all;
@@ -142,9 +147,15 @@ impl ClientSession {
         if self.effects != SessionEffects::NONE {
             self.look_at_session(&mut lease).await?;
         }
+        if self.sequenced {
+            self.pin_for_sequences(&lease)?;
+        }
         if self.pin.is_some() || self.mode == PoolMode::Session {
             self.lease = Some(lease);
             return Ok(());
+        }
+        if lease.pool().checks() {
+            self.verify(&mut lease).await?;
         }
         self.handle().unlink();
         lease.checkin();

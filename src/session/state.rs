@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use crate::clients::PinReason;
 use crate::pool::ServerLease;
 use crate::protocol::parameters::Parameters;
 use crate::server::Settings;
@@ -18,23 +19,6 @@ use crate::sql::{Fingerprint, LexOptions, SessionEffects, SetCommand};
 
 use super::client::ClientSession;
 use super::error::SessionError;
-
-/// Why a client keeps its server connection outside transactions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PinReason {
-    /// Temporary tables, views or sequences.
-    TemporaryObject,
-    /// DECLARE … WITH HOLD.
-    HoldCursor,
-    /// Session-level advisory locks.
-    AdvisoryLock,
-    /// SQL-level PREPARE.
-    SqlPrepare,
-    /// LISTEN.
-    Listen,
-    /// LOAD, or a setting that cannot be carried over: until the client disconnects.
-    UntilDisconnect,
-}
 
 /// Names of custom settings that one client may use; with more, it keeps its connection.
 const CUSTOM_NAMES_MAX: usize = 200;
@@ -76,7 +60,7 @@ impl ClientSession {
     pub(super) async fn look_at_session(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
         let effects = std::mem::take(&mut self.effects);
         if effects.contains(SessionEffects::LOAD) && !self.saw_error {
-            self.pin = Some(PinReason::UntilDisconnect);
+            self.set_pin(Some(PinReason::UntilDisconnect), "load", lease)?;
         }
         self.after_deallocate(effects, lease);
         if let Some(set) = self.pending_set.take() {
@@ -92,13 +76,15 @@ impl ClientSession {
         let function = std::mem::take(&mut self.unknown_functions);
         let trusted = function.is_none_or(|fingerprint| self.context.harmless.is_known(fingerprint));
         let must_look = effects.intersects(ACQUIRES) || self.pin.is_some() || !trusted;
-        if !must_look || self.pin == Some(PinReason::UntilDisconnect) {
+        if !must_look || self.pin_reason() == Some(PinReason::UntilDisconnect) {
             return Ok(());
         }
-        let before = (self.settings.clone(), self.pin);
-        self.look(lease).await?;
+        let before = (self.settings.clone(), self.pin_reason());
+        let cause = effects.labels().next().unwrap_or("function");
+        self.look(lease, cause).await?;
         if let Some(fingerprint) = function {
-            self.context.harmless.seen(fingerprint, (&self.settings, self.pin) == (&before.0, before.1));
+            let nothing_left = (&self.settings, self.pin_reason()) == (&before.0, before.1);
+            self.context.harmless.seen(fingerprint, nothing_left);
         }
         Ok(())
     }
@@ -129,12 +115,11 @@ impl ClientSession {
         self.settings = if settings == lease.settings { lease.settings.clone() } else { settings };
     }
 
-    async fn look(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
+    async fn look(&mut self, lease: &mut ServerLease, cause: &'static str) -> Result<(), SessionError> {
         let known = self.settings.iter().map(|(name, _)| name).filter(|name| name.contains('.'));
         self.custom_names.extend(known.map(str::to_owned));
         if self.custom_names.len() > CUSTOM_NAMES_MAX {
-            self.pin = Some(PinReason::UntilDisconnect);
-            return Ok(());
+            return self.set_pin(Some(PinReason::UntilDisconnect), cause, lease);
         }
         let rows = lease.simple_query(&look_for(&self.custom_names)).await?;
         let mut map = BTreeMap::new();
@@ -163,11 +148,9 @@ impl ClientSession {
         lease.settings = if found == lease.settings { lease.settings.clone() } else { found };
         let wanted = lease.settings.or(&self.startup);
         self.settings = if wanted == lease.settings { lease.settings.clone() } else { wanted };
-        if pin.is_some() != self.pin.is_some() {
-            tracing::debug!(client = self.handle().id.0, ?pin, "session state changed");
-        }
-        self.pin = pin;
-        Ok(())
+        // What sequences have given stays in the connection.
+        let pin = pin.or_else(|| self.pin_reason().filter(|reason| *reason == PinReason::Sequence));
+        self.set_pin(pin, cause, lease)
     }
 }
 

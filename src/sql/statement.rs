@@ -122,6 +122,19 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// Whether it may call `nextval`, by itself, by a column's default or inside something unknown.
+    #[inline]
+    pub fn may_call_nextval(&self) -> bool {
+        const UNKNOWN: SessionEffects = SessionEffects::UNKNOWN_FUNCTION
+            .union(SessionEffects::UNKNOWN_PROCEDURE)
+            .union(SessionEffects::SQL_EXECUTE);
+        self.effect > Effect::Transaction
+            && (!self.tables.written.is_empty()
+                || self.effect == Effect::Unknown
+                || self.session.intersects(UNKNOWN)
+                || self.functions.iter().any(|function| &*function.name == "nextval"))
+    }
+
     /// Bytes it takes in a cache, near enough.
     pub fn weight(&self) -> usize {
         let names =

@@ -19,6 +19,8 @@ pub struct Pgweir {
     pub port: u16,
     /// Where `/metrics` and `/readyz` are, on 127.0.0.1.
     pub http_port: u16,
+    /// The test plants a leak; otherwise what `pool.debug_check` finds fails it.
+    pub may_be_unclean: bool,
     child: Child,
     directory: tempfile::TempDir,
 }
@@ -41,7 +43,7 @@ impl Pgweir {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut pgweir = Self { port, http_port, child, directory };
+        let mut pgweir = Self { port, http_port, may_be_unclean: false, child, directory };
         pgweir.wait_until_it_answers(&yaml);
         pgweir
     }
@@ -114,7 +116,11 @@ impl Drop for Pgweir {
         let _ = self.child.wait();
         if thread::panicking() {
             eprintln!("--- log of pgweir ---\n{}", self.log());
+            return;
         }
+        let log = self.log();
+        let unclean: Vec<_> = log.lines().filter(|line| line.contains("came back unclean")).collect();
+        assert!(self.may_be_unclean || unclean.is_empty(), "{}", unclean.join("\n"));
     }
 }
 

@@ -5,6 +5,7 @@ mod cluster;
 mod config;
 mod databases;
 mod lists;
+mod pins;
 mod pools;
 mod servers;
 mod stats;
@@ -55,6 +56,7 @@ shows! {
     Mem = "mem",
     Cluster = "cluster",
     Routes = "routes",
+    Pins = "pins",
 }
 
 /// Answers a SHOW.
@@ -77,6 +79,7 @@ pub(super) fn show(console: &Console, what: Show) -> Answer {
         Show::Mem => lists::memory(),
         Show::Cluster => cluster::nodes(console),
         Show::Routes => cluster::routes(console),
+        Show::Pins => pins::table(console),
     })
 }
 

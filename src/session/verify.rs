@@ -1,0 +1,69 @@
+//! `pool.debug_check`: before a server connection goes back it is asked whether it is what we believe.
+//!
+//! For tests. What this finds is a bug: the connection is closed, the deviation logged and counted.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use crate::pool::ServerLease;
+
+use super::client::ClientSession;
+use super::error::SessionError;
+
+/// Rows of what must not be there, and of the settings that are: kind, name, value.
+const VERIFY: &str = "SELECT 's', name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE source = 'session' \
+UNION ALL SELECT 's', 'role', pg_catalog.current_setting('role') WHERE pg_catalog.current_setting('role') <> 'none' \
+UNION ALL SELECT 'u', pg_catalog.current_setting('session_authorization'), '' \
+UNION ALL SELECT 'dirty', 'temporary object ' || relname, '' FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema() \
+UNION ALL SELECT 'dirty', 'cursor ' || name, '' FROM pg_catalog.pg_cursors WHERE name <> '' \
+UNION ALL SELECT 'dirty', 'advisory lock ' || objid, '' FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() \
+UNION ALL SELECT 'dirty', 'listens to ' || c, '' FROM pg_catalog.pg_listening_channels() c \
+UNION ALL SELECT 'dirty', 'prepared statement ' || name, '' FROM pg_catalog.pg_prepared_statements WHERE from_sql OR name NOT LIKE 'pgweir\\_%' \
+UNION ALL SELECT 'dirty', 'transaction ' || pg_catalog.pg_current_xact_id_if_assigned()::text, '' WHERE pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
+
+impl ClientSession {
+    /// Asks a connection that is about to go back whether it is clean.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the connection unclean, and so closed.
+    pub(super) async fn verify(&self, lease: &mut ServerLease) -> Result<(), SessionError> {
+        let unnamed = lease.unnamed.take();
+        let rows = lease.simple_query(VERIFY).await?;
+        drop(unnamed);
+        let mut dirty = Vec::new();
+        let mut settings = BTreeMap::new();
+        for row in rows {
+            let mut fields = row.into_iter().map(Option::unwrap_or_default);
+            let mut field = || fields.next().unwrap_or_default();
+            let (kind, name, value) = (field(), field(), field());
+            match kind.as_str() {
+                "s" => {
+                    settings.insert(crate::server::normalize_name(&name), value);
+                }
+                "u" if name != lease.pool().target().user => {
+                    settings.insert("session_authorization".to_owned(), name);
+                }
+                "u" => {}
+                _ => dirty.push(name),
+            }
+        }
+        if !lease.settings_uncertain {
+            // Custom settings are in no list.
+            let known = lease.settings.iter().filter(|(name, _)| !name.contains('.'));
+            let known: BTreeMap<_, _> = known.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            for name in known.keys().chain(settings.keys()) {
+                let (believed, found) = (known.get(name), settings.get(name));
+                if believed != found {
+                    dirty.push(format!("setting {name}: {found:?}, believed {believed:?}"));
+                }
+            }
+        }
+        if !dirty.is_empty() {
+            let left = dirty.join("; ");
+            tracing::error!(client = self.handle().id.0, pool = %lease.pool().key, left, "a server connection came back unclean");
+            lease.pool().stats.dirty.fetch_add(1, Ordering::Relaxed);
+            lease.mark_broken();
+        }
+        Ok(())
+    }
+}
