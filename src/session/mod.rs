@@ -24,6 +24,7 @@ mod error;
 mod exchange;
 mod freshness;
 mod idle;
+mod listening;
 mod login;
 mod pins;
 mod relay;

@@ -81,9 +81,18 @@ impl ClientSession {
             self.fail_batch(&mut lease, batch, error);
             return self.exchange_with(lease).await;
         }
+        if self.concerns_listening(&plan)
+            && let Some(error) = self.prepare_listening(&mut lease, &plan, batch.end).await?
+        {
+            self.fail_batch(&mut lease, batch, error);
+            return self.exchange_with(lease).await;
+        }
         self.sequenced |= plan.sequenced;
         self.effects.insert(plan.effects);
-        self.wrote |= self.target == Target::Primary && plan.writes;
+        if self.target == Target::Primary && plan.writes {
+            self.wrote = true;
+            lease.info.notifier.store(self.handle().id.0, Ordering::Release);
+        }
         self.deallocates_all |= plan.deallocates_all;
         self.custom_names.append(&mut plan.custom_names);
         self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
@@ -144,8 +153,14 @@ impl ClientSession {
         if std::mem::take(&mut self.wrote) {
             self.last_write.acknowledged(&self.database.cluster);
         }
+        if self.listening.is_holding() {
+            self.settle_listening(&mut lease).await?;
+        }
         if self.effects != SessionEffects::NONE {
             self.look_at_session(&mut lease).await?;
+        }
+        if !lease.notifications.is_empty() {
+            self.pass_notifications(&mut lease);
         }
         if self.sequenced {
             self.pin_for_sequences(&lease)?;
@@ -208,7 +223,11 @@ impl ClientSession {
                 });
                 Ok(())
             }
-            Order::TransactionTimeout | Order::Kill | Order::Shutdown => Err(SessionError::Ordered(order)),
+            Order::TransactionTimeout
+            | Order::NotificationOverflow
+            | Order::ListenerLost
+            | Order::Kill
+            | Order::Shutdown => Err(SessionError::Ordered(order)),
         }
     }
 
@@ -337,9 +356,10 @@ impl ClientSession {
     ) -> Result<Verdict, SessionError> {
         match tag {
             BackendTag::PARAMETER_STATUS => return Ok(self.on_parameter(lease, body)),
-            BackendTag::NOTICE_RESPONSE | BackendTag::NOTIFICATION_RESPONSE => {
+            BackendTag::NOTICE_RESPONSE => {
                 return Ok(if self.exchange.is_ours() { Verdict::Drop } else { Verdict::Forward });
             }
+            BackendTag::NOTIFICATION_RESPONSE => return Ok(self.on_notification(lease, body)),
             _ => {}
         }
         let mut aftermath = Aftermath::default();
@@ -356,6 +376,13 @@ impl ClientSession {
                     lease.status = status;
                 }
                 self.awaiting_sync &= verdict == Verdict::Drop;
+                if verdict == Verdict::Forward
+                    && lease.status == TransactionStatus::Idle
+                    && self.exchange.is_done()
+                    && self.listening.hold()
+                {
+                    return Ok(Verdict::Drop);
+                }
             }
             BackendTag::ERROR_RESPONSE => self.on_error(lease, body, aftermath),
             _ => {}
