@@ -328,7 +328,12 @@ impl ClientSession {
         own_pid: i32,
         before: &BTreeSet<Channel>,
     ) -> Result<(), SessionError> {
-        let waiting = self.listening.subscription.as_ref().map(|s| s.mailbox.take_all()).unwrap_or_default();
+        let mut waiting = VecDeque::new();
+        if let Some(subscription) = &self.listening.subscription {
+            waiting = subscription.mailbox.take_all();
+            // What came before an UNLISTEN that has taken effect.
+            waiting.retain(|notification| subscription.channels.contains(notification.channel()));
+        }
         let me = self.handle().id;
         for notification in merge(waiting, own, own_pid, me, |channel| before.contains(channel)) {
             self.tell_one(&notification)?;
@@ -337,13 +342,6 @@ impl ClientSession {
     }
 
     fn tell_one(&mut self, notification: &Notification) -> Result<(), SessionError> {
-        if let Some(subscription) = &self.listening.subscription
-            && !subscription.channels.contains(notification.channel())
-            && notification.from != Some(self.handle().id)
-        {
-            // It came before an UNLISTEN that has taken effect.
-            return Ok(());
-        }
         let encoding = self.told.value("client_encoding").unwrap_or_default();
         if let Some(subscription) = &self.listening.subscription
             && subscription.listener.key.encoding != encoding
