@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use futures_util::{FutureExt as _, StreamExt as _};
-use pgweir::protocol::{extended, frontend};
-use support::wire::{Message, RawClient};
+use futures_util::StreamExt as _;
+use pgweir::protocol::frontend;
+use support::wire::RawClient;
 use support::{InProcess, Pgweir};
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, SimpleQueryMessage};
@@ -323,7 +323,6 @@ fn run_script(port: u16, database: &str, steps: &[(usize, &str)]) -> Vec<String>
     let mut clients: Vec<_> = (0..3).map(|_| RawClient::login(port, database)).collect();
     let pids: Vec<_> = clients.iter().map(pid).collect();
     let mut out = Vec::new();
-    let mut seen = vec![BTreeMap::<String, usize>::new(); 3];
     for (who, sql) in steps {
         let mut bytes = BytesMut::new();
         frontend::query(&mut bytes, sql.as_bytes());
@@ -337,9 +336,6 @@ fn run_script(port: u16, database: &str, steps: &[(usize, &str)]) -> Vec<String>
                 b'E' | b'N' => rest.push(format!("{}{}", tag as char, fields(&body))),
                 _ => rest.push(format!("{}{}", tag as char, String::from_utf8_lossy(&body).escape_debug())),
             }
-        }
-        for text in &heard {
-            *seen[*who].entry(text.clone()).or_default() += 1;
         }
         out.push(format!("{who}: {sql}\n   {}\n   heard {heard:?}", rest.join(" ")));
     }
@@ -403,4 +399,428 @@ fn several_clients_hear_what_postgresql_would_tell_them() {
         }
         assert!(!pgweir.log().contains("unclean"), "{}", pgweir.log());
     }
+}
+
+/// In the extended protocol, and where exactly in the stream.
+#[test]
+fn own_notifications_stand_before_ready_for_query() {
+    let database = support::database();
+    let direct = support::cluster().port(0);
+    let pgweir = Pgweir::start(&format!("pool: {{size: 2, debug_check: true}}\n{}", database.yaml()));
+    let tags = |port: u16| -> Vec<String> {
+        let mut client = RawClient::login(port, &database.name);
+        let own = pid(&client);
+        let mut seen = Vec::new();
+        let mut step = |client: &mut RawClient, bytes: &[u8], ready: usize| {
+            client.send(bytes);
+            for (tag, body) in client.until_ready(ready) {
+                let is_own = tag == b'A' && i32::from_be_bytes(body[..4].try_into().unwrap()) == own;
+                seen.push(if tag == b'A' { format!("A own={is_own}") } else { (tag as char).to_string() });
+            }
+            seen.push("|".to_owned());
+        };
+        let extended = |sql: &str, sync: bool| {
+            let mut out = BytesMut::new();
+            for (tag, body) in [
+                (b'P', [&b"\0"[..], sql.as_bytes(), b"\0\0\0"].concat()),
+                (b'B', b"\0\0\0\0\0\0\0\0".to_vec()),
+                (b'E', b"\0\0\0\0\0".to_vec()),
+            ] {
+                out.extend_from_slice(&[tag]);
+                out.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+                out.extend_from_slice(&body);
+            }
+            if sync {
+                frontend::sync(&mut out);
+            }
+            out
+        };
+        let simple = |sql: &str| {
+            let mut out = BytesMut::new();
+            frontend::query(&mut out, sql.as_bytes());
+            out
+        };
+        step(&mut client, &simple("LISTEN c; NOTIFY c, 'together'"), 1);
+        step(&mut client, &simple("NOTIFY c, 'alone'"), 1);
+        step(&mut client, &extended("NOTIFY c, 'extended'", true), 1);
+        // A pipeline of two transactions: each one's notification stands before its own ReadyForQuery.
+        let two = [extended("NOTIFY c, '1'", true), extended("SELECT pg_notify('c', '2')", true)].concat();
+        step(&mut client, &two, 2);
+        // A transaction in one pipeline with one Sync.
+        let one = ["BEGIN", "NOTIFY c, '3'", "COMMIT", "SELECT 1"].map(|sql| extended(sql, false)).concat();
+        let mut one = BytesMut::from(&one[..]);
+        frontend::sync(&mut one);
+        step(&mut client, &one, 1);
+        // A Flush: nothing before the Sync.
+        let mut flushed = extended("NOTIFY c, '4'", false);
+        frontend::flush(&mut flushed);
+        client_flush(&mut client, &flushed, 3);
+        let mut sync = BytesMut::new();
+        frontend::sync(&mut sync);
+        step(&mut client, &sync, 1);
+        step(&mut client, &simple("BEGIN"), 1);
+        step(&mut client, &extended("LISTEN d", true), 1);
+        step(&mut client, &extended("SELECT pg_notify('d', '5'), pg_notify('c', '6')", true), 1);
+        step(&mut client, &simple("COMMIT"), 1);
+        // An error in a pipeline.
+        let failed =
+            [extended("NOTIFY c, 'no'", false), extended("SELECT 1/0", false), extended("NOTIFY c", true)]
+                .concat();
+        step(&mut client, &failed, 1);
+        step(&mut client, &extended("UNLISTEN *", true), 1);
+        step(&mut client, &simple("NOTIFY c, 'nobody'"), 1);
+        seen
+    };
+    let expected = tags(direct);
+    assert!(
+        expected.join("").contains("CAown=trueZ") || expected.join("").contains("CA own=trueZ"),
+        "{expected:?}"
+    );
+    assert_eq!(tags(pgweir.port), expected);
+}
+
+/// Sends what ends in a Flush and reads so many messages.
+fn client_flush(client: &mut RawClient, bytes: &[u8], count: usize) {
+    client.send(bytes);
+    for _ in 0..count {
+        assert_ne!(client.message().0, b'A', "no notification inside a transaction");
+    }
+}
+
+// ---- Clients of a driver ----
+
+/// A client and what it hears.
+struct Listener {
+    client: Client,
+    heard: mpsc::UnboundedReceiver<Notification>,
+    ended: tokio::task::JoinHandle<Option<String>>,
+}
+
+impl Listener {
+    async fn next(&mut self) -> Notification {
+        tokio::time::timeout(Duration::from_secs(20), self.heard.recv())
+            .await
+            .expect("in time")
+            .expect("open")
+    }
+
+    /// What it was told at the end: the SQLSTATE, or nothing.
+    async fn end(self) -> Option<String> {
+        tokio::time::timeout(Duration::from_secs(20), self.ended).await.expect("in time").unwrap()
+    }
+}
+
+async fn listener(config: &tokio_postgres::Config, channels: &[&str]) -> Listener {
+    let (client, mut connection) = config.connect(NoTls).await.unwrap();
+    let (sender, heard) = mpsc::unbounded_channel();
+    let ended = tokio::spawn(async move {
+        let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
+        loop {
+            match messages.next().await {
+                Some(Ok(AsyncMessage::Notification(notification))) => drop(sender.send(notification)),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    return Some(error.code().map_or_else(|| error.to_string(), |c| c.code().to_owned()));
+                }
+                None => return None,
+            }
+        }
+    });
+    for channel in channels {
+        client.batch_execute(&format!("LISTEN \"{channel}\"")).await.unwrap();
+    }
+    Listener { client, heard, ended }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(15), "it does not come about: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn one(client: &Client, sql: &str) -> String {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let row = messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
+        _ => None,
+    });
+    row.unwrap_or_else(|| panic!("no row: {sql}"))
+}
+
+fn open_listeners(app: &InProcess) -> usize {
+    app.context.pools.listeners.all().iter().filter(|listener| listener.info().is_some()).count()
+}
+
+fn subscriptions(app: &InProcess) -> usize {
+    app.context.pools.listeners.all().iter().map(|listener| listener.subscriptions()).sum()
+}
+
+/// Several notifiers and listeners at once, all also working, over rotating server connections: each listener
+/// gets every notification of its channels exactly once, each notifier's in its order, and all listeners of
+/// a channel in the same order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_nothing_is_lost_doubled_or_out_of_order() {
+    const NOTIFIERS: usize = 4;
+    const EACH: usize = 150;
+    let database = support::database();
+    database.on(0, "CREATE TABLE t (i int)");
+    support::cluster().wait_caught_up(0).unwrap();
+    let yaml = format!("pool: {{size: 4, debug_rotate: true, debug_check: true}}\n{}", database.yaml());
+    let app = InProcess::start(&yaml).await;
+    let config = app.config(&database.name);
+    let mut listeners = Vec::new();
+    for number in 0..6 {
+        let channels: &[&str] = if number % 2 == 0 { &["even", "everybody"] } else { &["odd", "everybody"] };
+        listeners.push(listener(&config, channels).await);
+    }
+    let mut notifiers = Vec::new();
+    for number in 0..NOTIFIERS {
+        let client = app.client(&database.name).await;
+        notifiers.push(tokio::spawn(async move {
+            for i in 0..EACH {
+                let parity = if i % 2 == 0 { "even" } else { "odd" };
+                if i % 7 == 3 {
+                    client
+                        .batch_execute(&format!(
+                            "BEGIN; NOTIFY everybody, 'never'; NOTIFY {parity}, 'never'; ROLLBACK"
+                        ))
+                        .await
+                        .unwrap();
+                }
+                if i % 5 == 0 {
+                    client.batch_execute("BEGIN").await.unwrap();
+                    client.batch_execute(&format!("NOTIFY {parity}, '{number} {i}'")).await.unwrap();
+                    client
+                        .execute("SELECT pg_notify('everybody', $1)", &[&format!("{number} {i}")])
+                        .await
+                        .unwrap();
+                    client.batch_execute("COMMIT").await.unwrap();
+                } else {
+                    client
+                        .batch_execute(&format!(
+                            "NOTIFY {parity}, '{number} {i}'; NOTIFY everybody, '{number} {i}'"
+                        ))
+                        .await
+                        .unwrap();
+                }
+            }
+        }));
+    }
+    // Listeners that work meanwhile, some of it in transactions, some on replicas.
+    let mut workers = Vec::new();
+    for (number, listener) in listeners.iter().enumerate() {
+        let work = async move {
+            for i in 0..40 {
+                listener.client.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+                assert_eq!(one(&listener.client, &format!("SELECT {i}")).await, i.to_string());
+                listener.client.batch_execute("COMMIT").await.unwrap();
+                one(&listener.client, "SELECT count(*) FROM t").await;
+                if number == 0 {
+                    // Other channels come and go.
+                    listener.client.batch_execute("LISTEN other").await.unwrap();
+                    listener.client.batch_execute("UNLISTEN other").await.unwrap();
+                }
+            }
+        };
+        workers.push(work);
+    }
+    futures_util::future::join_all(workers).await;
+    for notifier in notifiers {
+        notifier.await.unwrap();
+    }
+    let mut orders: BTreeMap<&str, BTreeSet<Vec<String>>> = BTreeMap::new();
+    for (number, listener) in listeners.iter_mut().enumerate() {
+        // What was acknowledged is there once an own statement is answered.
+        one(&listener.client, "SELECT 1").await;
+        let mut heard: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        while let Ok(notification) = listener.heard.try_recv() {
+            heard
+                .entry(notification.channel().to_owned())
+                .or_default()
+                .push(notification.payload().to_owned());
+        }
+        let own = if number % 2 == 0 { "even" } else { "odd" };
+        assert_eq!(
+            heard.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+            BTreeSet::from([own, "everybody"])
+        );
+        for (channel, share) in [(own, EACH / 2), ("everybody", EACH)] {
+            let payloads = &heard[channel];
+            assert_eq!(payloads.len(), NOTIFIERS * share, "listener {number} on {channel}");
+            for notifier in 0..NOTIFIERS {
+                let prefix = format!("{notifier} ");
+                let numbers: Vec<usize> = payloads
+                    .iter()
+                    .filter_map(|text| text.strip_prefix(&prefix))
+                    .map(|n| n.parse().unwrap())
+                    .collect();
+                assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "in order, each once: {numbers:?}");
+                assert_eq!(numbers.len(), share);
+            }
+            orders.entry(channel).or_default().insert(payloads.clone());
+        }
+    }
+    assert!(orders.values().all(|orders| orders.len() == 1), "all listeners agree on the order");
+    assert_eq!(open_listeners(&app), 1);
+    let dirty: u64 = app.context.pools.pools().iter().map(|pool| pool.stats.snapshot().dirty).sum();
+    assert_eq!(dirty, 0);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn many_listeners_need_one_connection_and_close_it_behind_them() {
+    let database = support::database();
+    let app = InProcess::start(&format!("pool: {{size: 5}}\n{}", database.yaml())).await;
+    let config = app.config(&database.name);
+    let mut listeners = Vec::new();
+    for number in 0..50 {
+        listeners.push(listener(&config, &["everybody", &format!("c{number}")]).await);
+    }
+    assert_eq!((open_listeners(&app), subscriptions(&app)), (1, 100));
+    until("nobody keeps a server connection", || app.lent_and_waiting() == (0, 0)).await;
+    let backends = database.on(0, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND datname = current_database() AND pid <> pg_backend_pid()");
+    assert!(backends.parse::<usize>().unwrap() <= 6, "{backends} for 50 listeners");
+    // They all work, at the same time, and hear of each other under the numbers they were told.
+    let work = listeners.iter().map(|listener| one(&listener.client, "SELECT 1 FROM pg_sleep(0.01)"));
+    futures_util::future::join_all(work).await;
+    listeners[7].client.batch_execute("NOTIFY everybody, 'hello'; NOTIFY c8, 'you'").await.unwrap();
+    let mut senders = BTreeSet::new();
+    for (number, listener) in listeners.iter_mut().enumerate() {
+        let notification = listener.next().await;
+        assert_eq!((notification.channel(), notification.payload()), ("everybody", "hello"));
+        senders.insert(notification.process_id());
+        if number == 8 {
+            assert_eq!(listener.next().await.payload(), "you");
+        }
+    }
+    assert_eq!(senders.len(), 1, "one sender: {senders:?}");
+    let console = app.client("pgweir").await;
+    let shown = one(&console, "SHOW SERVERS").await;
+    assert_eq!(shown, "S");
+    let messages = console.simple_query("SHOW SERVERS").await.unwrap();
+    let states = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get("state"),
+        _ => None,
+    });
+    assert_eq!(states.filter(|state| *state == "listen").count(), 1);
+    // From outside, too, and until the last has left.
+    database.on(0, "NOTIFY everybody, 'outside'");
+    assert_eq!(listeners[3].next().await.payload(), "outside");
+    listeners.truncate(1);
+    until("the others have left", || subscriptions(&app) == 2).await;
+    database.on(0, "NOTIFY everybody, 'still'");
+    let mut last = listeners.pop().unwrap();
+    while last.next().await.payload() != "still" {}
+    last.client.batch_execute("UNLISTEN *").await.unwrap();
+    until("the listener is closed", || open_listeners(&app) == 0).await;
+    // And comes again.
+    last.client.batch_execute("LISTEN c; NOTIFY c, 'again'").await.unwrap();
+    assert_eq!(last.next().await.payload(), "again");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_listener_ends_its_clients_and_nobody_else() {
+    let database = support::database();
+    let app = InProcess::start(&database.yaml()).await;
+    let config = app.config(&database.name);
+    let (idle, busy) = (listener(&config, &["c"]).await, listener(&config, &["c"]).await);
+    let bystander = app.client(&database.name).await;
+    busy.client.batch_execute("BEGIN").await.unwrap();
+    let pid = app.context.pools.listeners.all()[0].info().unwrap().identity.pid;
+    assert_eq!(database.on(0, &format!("SELECT pg_terminate_backend({pid})")), "t");
+    assert_eq!(idle.end().await.as_deref(), Some("57P01"));
+    assert_eq!(busy.end().await.as_deref(), Some("57P01"));
+    assert_eq!(one(&bystander, "SELECT 1").await, "1");
+    until("nothing is lent", || app.lent_and_waiting() == (0, 0)).await;
+    let mut again = listener(&config, &["c"]).await;
+    again.client.batch_execute("NOTIFY c, 'x'").await.unwrap();
+    assert_eq!(again.next().await.payload(), "x");
+    let stats = &app.context.pools.listeners.stats;
+    assert_eq!(stats.lost.load(std::sync::atomic::Ordering::Relaxed), 1);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_disconnected_and_delays_nobody() {
+    let database = support::database();
+    let yaml = format!("limits: {{notifications_per_client: 1MiB}}\n{}", database.yaml());
+    let app = InProcess::start(&yaml).await;
+    let mut quick = listener(&app.config(&database.name), &["c"]).await;
+    // One reads nothing, another keeps a transaction open.
+    let (port, name) = (app.address.port(), database.name.clone());
+    let silent = tokio::task::spawn_blocking(move || {
+        let mut silent = RawClient::login(port, &name);
+        let mut bytes = BytesMut::new();
+        frontend::query(&mut bytes, b"LISTEN c");
+        silent.send(&bytes);
+        silent.until_ready(1);
+        silent
+    });
+    let mut silent = silent.await.unwrap();
+    let open = listener(&app.config(&database.name), &["c"]).await;
+    open.client.batch_execute("BEGIN").await.unwrap();
+    let notifier = app.client(&database.name).await;
+    let stats = &app.context.pools.listeners.stats;
+    let mut sent = 0;
+    let begun = Instant::now();
+    while stats.overflows.load(std::sync::atomic::Ordering::Relaxed) < 2 {
+        for _ in 0..50 {
+            sent += 1;
+            notifier
+                .execute("SELECT pg_notify('c', $1 || repeat('x', 7000))", &[&format!("{sent} ")])
+                .await
+                .unwrap();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{sent} notifications and nobody over the limit");
+    }
+    assert_eq!(open.end().await.as_deref(), Some("53400"));
+    for expected in 1..=sent {
+        let payload = quick.next().await.payload().to_owned();
+        assert!(payload.starts_with(&format!("{expected} ")), "{expected}: {}", &payload[..10]);
+    }
+    // What the silent one did get is in order and without a gap, and then it is over.
+    let read = tokio::task::spawn_blocking(move || {
+        let mut count = 0;
+        while let Some((tag, body)) = silent.try_message() {
+            if tag == b'A' {
+                count += 1;
+                assert!(body[4..].starts_with(format!("c\0{count} ").as_bytes()), "{count}");
+            }
+        }
+        count
+    });
+    assert!(read.await.unwrap() < sent);
+    until("two are left", || app.context.clients.count() == 2).await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_listener_connection_listen_fails_and_the_session_lives() {
+    let database = support::database();
+    let yaml = format!("pool: {{size: 2}}\n{}", database.yaml());
+    let app = InProcess::start(&yaml).await;
+    let client = app.client(&database.name).await;
+    one(&client, "SELECT pg_is_in_recovery()").await;
+    // Connections that are there stay; no new one is let in.
+    let superuser = |sql: &str| support::cluster().psql(0, "postgres", sql).unwrap();
+    superuser(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", database.name));
+    let refused = client.batch_execute("LISTEN c").await.expect_err("no listener");
+    assert_eq!(refused.code().unwrap().code(), "55000", "{refused:?}");
+    assert!(refused.as_db_error().unwrap().message().contains("receives notifications"), "{refused:?}");
+    assert_eq!(
+        one(&client, "SELECT 1 FROM pg_listening_channels() RIGHT JOIN (SELECT 1) x ON true").await,
+        "1"
+    );
+    client.batch_execute("BEGIN").await.unwrap();
+    assert!(client.batch_execute("LISTEN c").await.is_err());
+    let failed = client.batch_execute("SELECT 1").await.expect_err("the transaction has failed");
+    assert_eq!(failed.code().unwrap().code(), "25P02");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    superuser(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", database.name));
+    client.batch_execute("LISTEN c").await.unwrap();
+    assert_eq!(subscriptions(&app), 1);
+    app.stop().await;
 }
