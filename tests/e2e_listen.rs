@@ -824,3 +824,190 @@ async fn without_a_listener_connection_listen_fails_and_the_session_lives() {
     assert_eq!(subscriptions(&app), 1);
     app.stop().await;
 }
+
+/// Clients tell their own notifications by the number of their session. Server connections change hands all
+/// the time here, and still nobody is told that another's notification is its own, or the other way round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_takes_anothers_notification_for_its_own() {
+    const CLIENTS: usize = 5;
+    let database = support::database();
+    database.on(0, "CREATE TABLE t (i int)");
+    database.on(
+        0,
+        "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM pg_notify('room', 'trigger ' || NEW.i); RETURN NEW; END $$; \
+         CREATE TRIGGER tell AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION tell()",
+    );
+    support::cluster().wait_caught_up(0).unwrap();
+    for rotate in [true, false] {
+        let yaml = format!("pool: {{size: 3, debug_rotate: {rotate}}}\n{}", database.yaml());
+        let app = InProcess::start(&yaml).await;
+        // Somebody who writes and does not listen uses the same server connections.
+        let bystander = app.client(&database.name).await;
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let told = std::sync::Arc::clone(&stop);
+        let writes = tokio::spawn(async move {
+            while !told.load(std::sync::atomic::Ordering::Relaxed) {
+                bystander.batch_execute("INSERT INTO t VALUES (-1)").await.unwrap();
+            }
+        });
+        let mut clients = Vec::new();
+        for number in 0..CLIENTS {
+            let mut client = listener(&app.config(&database.name), &["room"]).await;
+            client
+                .client
+                .batch_execute(&format!("LISTEN me; NOTIFY me, 'hello {number}'; UNLISTEN *"))
+                .await
+                .unwrap();
+            client
+                .client
+                .batch_execute(&format!("LISTEN \"only {number}\"; NOTIFY \"only {number}\""))
+                .await
+                .unwrap();
+            let own = loop {
+                let notification = client.next().await;
+                if notification.channel().starts_with("only") {
+                    break notification.process_id();
+                }
+            };
+            client.client.batch_execute("LISTEN room").await.unwrap();
+            clients.push((own, client));
+        }
+        let work = clients.iter().enumerate().map(|(number, (_, client))| async move {
+            for i in 0..60 {
+                match i % 3 {
+                    0 => client.client.batch_execute(&format!("NOTIFY room, 'text {number}'")).await.unwrap(),
+                    1 => {
+                        let sql = format!("INSERT INTO t VALUES ({number})");
+                        client.client.execute(&sql, &[]).await.unwrap();
+                    }
+                    _ => {
+                        client.client.batch_execute("BEGIN").await.unwrap();
+                        client
+                            .client
+                            .batch_execute(&format!("INSERT INTO t VALUES ({number})"))
+                            .await
+                            .unwrap();
+                        client.client.batch_execute("COMMIT").await.unwrap();
+                    }
+                }
+            }
+        });
+        futures_util::future::join_all(work).await;
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        writes.await.unwrap();
+        for (number, (own, client)) in clients.iter_mut().enumerate() {
+            one(&client.client, "SELECT 1").await;
+            let mut mine = 0;
+            while let Ok(notification) = client.heard.try_recv() {
+                let sender = notification.payload().rsplit(' ').next().unwrap();
+                let is_mine = sender == number.to_string() && notification.channel() == "room";
+                assert_eq!(notification.process_id() == *own, is_mine, "{number} was told: {notification:?}");
+                mine += usize::from(is_mine);
+            }
+            assert_eq!(mine, 60, "its own all came");
+        }
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_does_not_answer_is_given_up() {
+    let database = support::database();
+    let app = InProcess::start(&format!("timeouts: {{server_connect: 1s}}\n{}", database.yaml())).await;
+    let client = listener(&app.config(&database.name), &["c"]).await;
+    let bystander = app.client(&database.name).await;
+    let pid = app.context.pools.listeners.all()[0].info().unwrap().identity.pid;
+    let signal = |name: &str| {
+        assert!(
+            std::process::Command::new("kill")
+                .args(["-s", name, &pid.to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    signal("STOP");
+    let begun = Instant::now();
+    // Committed, and then nobody can tell whether its notifications have come.
+    let lost = client.client.batch_execute("NOTIFY c, 'own'").await;
+    signal("CONT");
+    assert_eq!(lost.expect_err("its listener is lost").code().unwrap().code(), "57P01");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(client.end().await.is_some());
+    assert_eq!(one(&bystander, "SELECT 1").await, "1");
+    until("nothing is lent", || app.lent_and_waiting() == (0, 0)).await;
+    app.stop().await;
+}
+
+/// A reload that makes another node the primary ends who listens on the old one; a reload that does not,
+/// does not. A drain ends idle listeners at once.
+#[tokio::test]
+async fn reloads_and_drains() {
+    let database = support::database();
+    let mut pgweir = Pgweir::start(&database.yaml());
+    let config: tokio_postgres::Config = pgweir.url(&database.name).parse().unwrap();
+    let mut client = listener(&config, &["c"]).await;
+    let yaml = std::fs::read_to_string(pgweir.config_file()).unwrap();
+    let reload = |text: &str| {
+        std::fs::write(pgweir.config_file(), text).unwrap();
+        pgweir.signal("HUP");
+    };
+    reload(&format!("{yaml}timeouts: {{client_idle: 1h}}\n"));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.client.batch_execute("NOTIFY c, 'still'").await.unwrap();
+    assert_eq!(client.next().await.payload(), "still");
+    let cluster = support::cluster();
+    let (old, new) = (cluster.address(0), cluster.address(1));
+    let others: Vec<_> = cluster.replica_addresses().iter().map(|a| format!("\"{a}\"")).collect();
+    let moved = yaml
+        .replace(&format!("primary: {old}"), &format!("primary: {new}"))
+        .replace(&format!("replicas: [{}]", others.join(", ")), "replicas: []");
+    assert_ne!(moved, yaml);
+    reload(&moved);
+    assert_eq!(client.end().await.as_deref(), Some("57P01"));
+    reload(&yaml);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let again = listener(&config, &["c"]).await;
+    let (status, metrics) = pgweir.get("/metrics");
+    assert_eq!(status, 200);
+    for line in [
+        "pgweir_listeners 1",
+        "pgweir_subscriptions 1",
+        "pgweir_notifications_total 1",
+        "pgweir_listeners_lost_total 1",
+    ] {
+        assert!(metrics.lines().any(|known| known == line), "{line} is not in\n{metrics}");
+    }
+    let begun = Instant::now();
+    pgweir.signal("TERM");
+    assert_eq!(again.end().await.as_deref(), Some("57P01"));
+    assert!(pgweir.wait(Duration::from_secs(5)).is_some_and(|status| status.success()));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// The listener that lingers after the last client is no reason why a database cannot be dropped.
+#[tokio::test]
+async fn a_database_nobody_listens_in_can_be_dropped() {
+    let database = support::database();
+    let cluster = support::cluster();
+    let yaml = format!(
+        "databases:\n  \"*\":\n    primary: {}\nusers:\n  app: {{password: app}}\n",
+        cluster.address(0)
+    );
+    let app = InProcess::start(&yaml).await;
+    cluster.psql(0, "postgres", "ALTER ROLE app CREATEDB").unwrap();
+    let name = format!("{}_x", database.name);
+    let other = app.client(&database.name).await;
+    other.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let client = listener(&app.config(&name), &["c"]).await;
+    let refused =
+        tokio::time::timeout(Duration::from_secs(20), other.batch_execute(&format!("DROP DATABASE {name}")))
+            .await;
+    assert_eq!(refused.unwrap().expect_err("somebody listens").code().unwrap().code(), "55006");
+    client.client.batch_execute("UNLISTEN *").await.unwrap();
+    assert_eq!(open_listeners(&app), 1);
+    other.batch_execute(&format!("DROP DATABASE {name}")).await.unwrap();
+    assert_eq!(open_listeners(&app), 0);
+    app.stop().await;
+}

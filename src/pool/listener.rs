@@ -162,7 +162,7 @@ impl Listener {
     }
 
     /// Closes it for good: who asked is told, and the sessions of those who listen are ended.
-    fn close(&self, error: ListenError) {
+    fn close(&self, error: &ListenError) {
         let (requests, members) = {
             let mut shared = self.shared.lock();
             if shared.closed.is_some() {
@@ -249,7 +249,7 @@ impl Listeners {
                 subscriptions = members, why, "listener connection lost; the sessions of its clients end"
             );
         }
-        listener.close(ListenError::Lost(why.into()));
+        listener.close(&ListenError::Lost(why.into()));
         self.remove(listener);
     }
 
@@ -317,7 +317,7 @@ impl Running {
                 _ => registry.listeners.remove(&self.listener),
             }
         }
-        self.listener.close(error.clone());
+        self.listener.close(error);
     }
 }
 

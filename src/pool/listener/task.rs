@@ -196,10 +196,10 @@ impl Task<'_> {
                         _ => return Err(message),
                     }
                 }
-                BackendTag::DATA_ROW if round.as_ref().is_some_and(|round| round.is_ping) => {
-                    if body.last() == Some(&b't') {
-                        return Err("the node is not the primary any more".to_owned());
-                    }
+                BackendTag::DATA_ROW
+                    if body.last() == Some(&b't') && round.as_ref().is_some_and(|round| round.is_ping) =>
+                {
+                    return Err("the node is not the primary any more".to_owned());
                 }
                 BackendTag::READY_FOR_QUERY => match round.take() {
                     Some(round) => self.finish(round),
