@@ -401,6 +401,64 @@ fn several_clients_hear_what_postgresql_would_tell_them() {
     }
 }
 
+/// Names and payloads come in the client's own encoding, byte for byte; a client that changes it afterwards is
+/// told rather than given something wrong.
+#[test]
+fn encodings() {
+    let database = support::database();
+    let pgweir = Pgweir::start(&format!("pool: {{size: 2, debug_rotate: true}}\n{}", database.yaml()));
+    let ask = |client: &mut RawClient, parts: &[&[u8]]| {
+        let mut bytes = BytesMut::new();
+        frontend::query(&mut bytes, &parts.concat());
+        client.send(&bytes);
+        client.until_ready(1)
+    };
+    let run = |port: u16, encoding: &str, name: &[u8], text: &[u8]| {
+        let (mut client, mut other) =
+            (RawClient::login(port, &database.name), RawClient::login(port, &database.name));
+        ask(&mut client, &[b"SET client_encoding = '", encoding.as_bytes(), b"'"]);
+        let mut seen = ask(&mut client, &[b"LISTEN \"", name, b"\"; LISTEN plain"]);
+        seen.extend(ask(&mut client, &[b"NOTIFY \"", name, b"\", '", text, b"'"]));
+        seen.extend(ask(&mut client, &[b"BEGIN; LISTEN late"]));
+        seen.extend(ask(&mut client, &[b"COMMIT"]));
+        seen.extend(ask(&mut client, &[b"SELECT * FROM pg_listening_channels() ORDER BY 1"]));
+        ask(&mut other, &[b"NOTIFY plain, 'ascii'"]);
+        seen.extend(ask(&mut client, &[b"SELECT 1"]));
+        // Where in the answer to SELECT 1 the other's notification stands is a matter of timing.
+        seen.sort_by_key(|(tag, _)| *tag == b'A');
+        seen.iter_mut().filter(|(tag, _)| *tag == b'A').for_each(|(_, body)| body[..4].fill(0));
+        seen
+    };
+    let direct = support::cluster().port(0);
+    for (encoding, name, text) in [
+        ("UTF8", "schön".as_bytes(), "🎉".as_bytes()),
+        ("LATIN1", b"sch\xf6n", b"\xe9\xe8"),
+        // The second byte of some of these is a backslash.
+        ("SJIS", b"\x95\x5c", b"\x83\x5c\x83\x7c"),
+        ("GBK", b"\xd0\xc2\x81\x5c", b"\xce\xc5"),
+        ("EUC_JP", b"\xa5\xbd", b"\xc9\xbd"),
+        ("SQL_ASCII", "schön".as_bytes(), "é".as_bytes()),
+    ] {
+        let expected = run(direct, encoding, name, text);
+        assert!(
+            expected.iter().any(|(tag, body)| *tag == b'A' && body[4..].starts_with(name)),
+            "{encoding}: {expected:?}"
+        );
+        assert_eq!(run(pgweir.port, encoding, name, text), expected, "{encoding}");
+    }
+    let mut client = RawClient::login(pgweir.port, &database.name);
+    let mut other = RawClient::login(pgweir.port, &database.name);
+    ask(&mut client, &[b"LISTEN c"]);
+    ask(&mut client, &[b"SET client_encoding = 'LATIN1'"]);
+    ask(&mut other, &[b"NOTIFY c, 'plain'"]);
+    let heard = ask(&mut client, &[b"SELECT 1"]);
+    assert!(heard.iter().any(|(tag, body)| *tag == b'A' && body.ends_with(b"c\0plain\0")), "{heard:?}");
+    ask(&mut other, &["NOTIFY c, 'grüße'".as_bytes()]);
+    let told = client.until_ready(1);
+    assert!(fields(&told[0].1).starts_with("SFATAL|C0A000|"), "{told:?}");
+    assert_eq!(told.last().unwrap().1, b"closed");
+}
+
 /// In the extended protocol, and where exactly in the stream.
 #[test]
 fn own_notifications_stand_before_ready_for_query() {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::clients::{ClientId, Notification, Put, notification_channel};
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
 use crate::protocol::{BackendTag, ErrorFields, frame, frontend};
-use crate::server::{ServerConn, ServerInfo};
+use crate::server::{ServerConn, ServerInfo, connections_opened};
 
 use super::table::{Change, Channel};
 use super::{ListenError, Listener, Request, Running};
@@ -29,7 +29,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const PING_PERIOD: Duration = Duration::from_secs(10);
 /// An answer takes longer than this only if there will be none. At least; `timeouts.server_connect` if longer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time between two looks for the client behind a process that is not known.
+/// Time between two looks for the client behind a process that is not known, while no connection is opened.
 const SEARCH_PERIOD: Duration = Duration::from_secs(1);
 
 /// What would end a connection that is silent for long, or disturb it. The rest of a role's settings do no harm.
@@ -95,7 +95,8 @@ struct Task<'a> {
     registry: &'a Weak<PoolRegistry>,
     /// Server connections of ours by their process.
     servers: HashMap<i32, Weak<ServerInfo>>,
-    searched: Option<Instant>,
+    /// When that was last looked for, and how many server connections had been opened by then.
+    searched: Option<(Instant, u64)>,
 }
 
 impl Task<'_> {
@@ -263,9 +264,11 @@ impl Task<'_> {
     fn sender(&mut self, pid: i32) -> Option<ClientId> {
         let known = |servers: &HashMap<i32, Weak<ServerInfo>>| servers.get(&pid).and_then(Weak::upgrade);
         let mut server = known(&self.servers);
-        let may_search = self.searched.is_none_or(|at| at.elapsed() >= SEARCH_PERIOD);
+        let opened = connections_opened();
+        let may_search =
+            self.searched.is_none_or(|(at, then)| then != opened || at.elapsed() >= SEARCH_PERIOD);
         if server.is_none() && may_search {
-            self.searched = Some(Instant::now());
+            self.searched = Some((Instant::now(), opened));
             self.search();
             server = known(&self.servers);
         }
