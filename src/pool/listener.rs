@@ -47,9 +47,6 @@ pub enum ListenError {
     /// It was lost, or is being closed.
     #[error("{0}")]
     Lost(Arc<str>),
-    /// The server refused the LISTEN.
-    #[error("{0}")]
-    Refused(Arc<str>),
 }
 
 /// What is asked of a listener.
@@ -314,7 +311,7 @@ impl Running {
         if let Some(registry) = self.registry.upgrade() {
             match error {
                 ListenError::Lost(why) => registry.listeners.lost(&self.listener, why),
-                _ => registry.listeners.remove(&self.listener),
+                ListenError::Connect(_) => registry.listeners.remove(&self.listener),
             }
         }
         self.listener.close(error);

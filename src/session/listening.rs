@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
-use crate::clients::{ClientId, Mailbox, Notification, Order, PinReason, notification_channel};
+use crate::clients::{Mailbox, Notification, Order, PinReason};
 use crate::config::PoolMode;
 use crate::pool::{Channel, ListenError, Listener, ListenerKey, ServerLease, listen_sql};
 use crate::protocol::frame::{self, HEADER_LEN};
@@ -34,6 +34,7 @@ use super::batch::{BatchEnd, Plan};
 use super::client::ClientSession;
 use super::error::SessionError;
 use super::exchange::{Expect, Verdict};
+use super::notifications::{from_hex, merge, write};
 
 /// What may change what the client listens to, or show it.
 const CONCERNS: SessionEffects = SessionEffects::LISTEN
@@ -309,9 +310,9 @@ impl ClientSession {
                     subscription.listener = Arc::clone(&listener);
                 }
                 let claim = self.claim(lease);
-                let result = self.wait_for(listener.join(&mailbox, joined, claim)).await?;
-                result.map_err(|error| SessionError::Refused(Box::new(no_listener(&error).into_fatal())))
+                self.wait_for(listener.join(&mailbox, joined, claim)).await?.map_err(|error| too_late(&error))
             }
+            Err(error) if is_new => Err(too_late(&error)),
             Err(error) => Err(lost(&error)),
         }
     }
@@ -430,48 +431,6 @@ async fn ask(lease: &mut ServerLease) -> Result<BTreeSet<Channel>, SessionError>
     Ok(rows.into_iter().flatten().flatten().map(|text| from_hex(text.as_bytes())).collect())
 }
 
-fn from_hex(text: &[u8]) -> Channel {
-    let digit =
-        |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok()).unwrap_or(0);
-    let byte = |pair: &[u8]| pair.iter().fold(0, |value: u8, byte| (value << 4) | digit(*byte));
-    text.chunks(2).map(byte).collect()
-}
-
-/// Appends a NotificationResponse. A client knows itself by the number it was told at login, and nobody else
-/// may appear under it.
-fn write(out: &mut BytesMut, me: ClientId, pid: i32, from: Option<ClientId>, body: &[u8]) {
-    let shown = from.map_or(pid, |client| client.0.cast_signed());
-    let shown = if shown == me.0.cast_signed() && from != Some(me) { 0 } else { shown };
-    backend::notification(out, shown, body);
-}
-
-/// What waits in the mailbox, and in its order what the client's server connection has told of the client's
-/// own notifications in the transaction that has just ended. Channels that are `shared` are in both, the
-/// others only in the latter: those it has only begun to listen to.
-fn merge(
-    waiting: VecDeque<Notification>,
-    own: Vec<Bytes>,
-    own_pid: i32,
-    me: ClientId,
-    shared: impl Fn(&[u8]) -> bool,
-) -> Vec<Notification> {
-    let mut merged = Vec::with_capacity(waiting.len());
-    let mut own = own.into_iter().collect::<VecDeque<_>>();
-    let fresh = |body: Bytes| {
-        let is_fresh = !shared(notification_channel(&body));
-        is_fresh.then_some(Notification { pid: own_pid, from: Some(me), body })
-    };
-    for notification in waiting {
-        let is_own = notification.pid == own_pid && notification.from == Some(me);
-        if is_own && let Some(at) = own.iter().position(|body| *body == notification.body) {
-            merged.extend(own.drain(..=at).filter_map(&fresh));
-        }
-        merged.push(notification);
-    }
-    merged.extend(own.into_iter().filter_map(fresh));
-    merged
-}
-
 fn no_listener(error: &ListenError) -> ErrorResponse {
     use crate::server::ConnectError;
     let code = match error {
@@ -479,11 +438,16 @@ fn no_listener(error: &ListenError) -> ErrorResponse {
             ConnectError::Refused { code, .. } => *code,
             _ => SqlState::CANNOT_CONNECT_NOW,
         },
-        ListenError::Lost(_) | ListenError::Refused(_) => SqlState::CANNOT_CONNECT_NOW,
+        ListenError::Lost(_) => SqlState::CANNOT_CONNECT_NOW,
     };
     ErrorResponse::error(code, "could not open the connection that receives notifications")
         .detail(format!("{error}."))
         .hint("pgweir needs one server connection outside the pools for each database and user that listens.")
+}
+
+/// The LISTEN is committed, and the client cannot be told that it listens.
+fn too_late(error: &ListenError) -> SessionError {
+    SessionError::Refused(Box::new(no_listener(error).into_fatal()))
 }
 
 fn lost(error: &ListenError) -> SessionError {
@@ -498,60 +462,4 @@ fn other_encoding(listener: &str, client: &str) -> ErrorResponse {
     )
     .detail(format!("The client used {listener} when it said LISTEN, and uses {client} now."))
     .hint("Set client_encoding before the first LISTEN.")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn body(channel: &str, payload: &str) -> Bytes {
-        format!("{channel}\0{payload}\0").into()
-    }
-
-    fn from(pid: i32, client: Option<u32>, channel: &str, payload: &str) -> Notification {
-        Notification { pid, from: client.map(ClientId), body: body(channel, payload) }
-    }
-
-    fn merged(waiting: Vec<Notification>, own: Vec<Bytes>) -> Vec<String> {
-        let all = merge(waiting.into(), own, 7, ClientId(1), |channel| channel == b"old");
-        all.iter().map(|n| String::from_utf8_lossy(&n.body).replace('\0', " ").trim().to_owned()).collect()
-    }
-
-    #[test]
-    fn own_notifications_come_once_and_in_their_order() {
-        let own = || vec![body("new", "1"), body("old", "2"), body("new", "3")];
-        assert_eq!(merged(vec![from(7, Some(1), "old", "2")], own()), ["new 1", "old 2", "new 3"]);
-        // Others' that were committed earlier stay in front.
-        assert_eq!(
-            merged(
-                vec![from(9, None, "old", "x"), from(7, Some(1), "old", "2"), from(9, None, "old", "y")],
-                own()
-            ),
-            ["old x", "new 1", "old 2", "old y", "new 3"]
-        );
-        // The process that another client used before.
-        assert_eq!(merged(vec![from(7, Some(2), "old", "2")], vec![body("new", "1")]), ["old 2", "new 1"]);
-        assert_eq!(merged(vec![], vec![body("new", "1"), body("new", "1")]), ["new 1", "new 1"]);
-        assert!(merged(vec![], vec![body("old", "gone: UNLISTEN")]).is_empty());
-    }
-
-    #[test]
-    fn nobody_else_appears_under_the_clients_number() {
-        let shown = |pid, client: Option<u32>| {
-            let mut out = BytesMut::new();
-            write(&mut out, ClientId(42), pid, client.map(ClientId), b"c\0p\0");
-            assert_eq!((out[0], &out[9..]), (b'A', &b"c\0p\0"[..]));
-            i32::from_be_bytes(out[5..9].try_into().unwrap())
-        };
-        assert_eq!(shown(7, Some(42)), 42, "its own");
-        assert_eq!(shown(7, Some(43)), 43, "another client's");
-        assert_eq!(shown(7, None), 7, "somebody's who is not a client of ours");
-        assert_eq!(shown(42, None), 0, "somebody's whose process has the client's number");
-    }
-
-    #[test]
-    fn names_come_as_hexadecimal_digits() {
-        assert_eq!(&*from_hex(b"6122e9"), b"a\"\xe9");
-        assert!(from_hex(b"").is_empty());
-    }
 }

@@ -26,6 +26,7 @@ mod freshness;
 mod idle;
 mod listening;
 mod login;
+mod notifications;
 mod pins;
 mod relay;
 mod start;

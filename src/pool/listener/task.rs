@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes};
 use tokio::time::Instant;
 
 use crate::clients::{ClientId, Notification, Put, notification_channel};
-use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
+use crate::protocol::frame::SERVER_FRAME_LIMIT;
 use crate::protocol::{BackendTag, ErrorFields, frame, frontend};
 use crate::server::{ServerConn, ServerInfo, connections_opened};
 
@@ -86,7 +86,6 @@ enum End {
 struct Round {
     requests: Vec<Request>,
     change: Change,
-    failure: Option<String>,
     is_ping: bool,
 }
 
@@ -179,23 +178,13 @@ impl Task<'_> {
 
     fn consume(&mut self, connection: &mut ServerConn, round: &mut Option<Round>) -> Result<(), String> {
         loop {
-            let cut =
-                frame::peek(&connection.wire.inbox, SERVER_FRAME_LIMIT).map_err(|error| error.to_string())?;
-            let Some(header) = cut else { return Ok(()) };
-            if connection.wire.inbox.len() < header.total_len {
-                return Ok(());
-            }
-            let mut body = connection.wire.inbox.split_to(header.total_len);
-            body.advance(HEADER_LEN);
+            let cut = frame::split(&connection.wire.inbox, SERVER_FRAME_LIMIT);
+            let Some((header, body, _)) = cut.map_err(|error| error.to_string())? else { return Ok(()) };
             match BackendTag(header.tag) {
-                BackendTag::NOTIFICATION_RESPONSE => self.distribute(body.freeze())?,
+                BackendTag::NOTIFICATION_RESPONSE => self.distribute(body)?,
+                // Nothing that is asked here fails on a primary in good health.
                 BackendTag::ERROR_RESPONSE => {
-                    let fields = ErrorFields::read(&body);
-                    let message = fields.message_lossy().into_owned();
-                    match round {
-                        Some(round) if !fields.is_fatal() => round.failure = Some(message),
-                        _ => return Err(message),
-                    }
+                    return Err(ErrorFields::read(body).message_lossy().into_owned());
                 }
                 BackendTag::DATA_ROW
                     if body.last() == Some(&b't') && round.as_ref().is_some_and(|round| round.is_ping) =>
@@ -208,43 +197,46 @@ impl Task<'_> {
                 },
                 _ => {}
             }
+            connection.wire.inbox.advance(header.total_len);
         }
     }
 
     /// The question is answered: who joins has joined, from this point of the stream on.
     fn finish(&mut self, round: Round) {
         let mut shared = self.listener.shared.lock();
-        let result = round.failure.map_or(Ok(()), |failure| Err(ListenError::Refused(failure.into())));
-        if result.is_ok() {
-            shared.table.changed(round.change);
-        }
+        shared.table.changed(round.change);
         for request in round.requests {
             if let Some(server) = request.claim {
                 self.servers.retain(|_, server| server.strong_count() > 0);
                 self.servers.insert(server.identity.pid, Arc::downgrade(&server));
             }
-            if let (Ok(()), Some((mailbox, channels))) = (&result, &request.join)
+            if let Some((mailbox, channels)) = &request.join
                 && !mailbox.is_closed()
             {
                 for channel in channels {
                     shared.table.add(channel, mailbox);
                 }
             }
-            let _ = request.done.send(result.clone());
+            let _ = request.done.send(Ok(()));
         }
     }
 
     /// One notification, to everybody who listens to its channel.
-    fn distribute(&mut self, mut body: Bytes) -> Result<(), String> {
+    fn distribute(&mut self, mut body: &[u8]) -> Result<(), String> {
         if body.len() < 6 {
             return Err("malformed notification".to_owned());
         }
         let pid = body.get_i32();
         let from = self.sender(pid);
-        let notification = Notification { pid, from, body };
         let shared = self.listener.shared.lock();
+        let members = shared.table.members(notification_channel(body));
+        if members.is_empty() {
+            return Ok(());
+        }
+        // A copy of its own: one that waits must not keep the whole read buffer alive.
+        let notification = Notification { pid, from, body: Bytes::copy_from_slice(body) };
         let (mut kept, mut overflows) = (0, 0);
-        for mailbox in shared.table.members(notification_channel(&notification.body)) {
+        for mailbox in members {
             match mailbox.put(notification.clone()) {
                 Put::Kept => kept += 1,
                 Put::Overflow => overflows += 1,
