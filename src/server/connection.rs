@@ -107,6 +107,8 @@ pub struct ServerConn {
     pub settings_uncertain: bool,
     /// Named prepared statements it holds.
     pub prepared: PreparedSet,
+    /// Prepared statements under names of the client that holds it.
+    pub client_names: Vec<Box<[u8]>>,
     /// What its unnamed prepared statement is, when we know.
     pub unnamed: Option<Arc<Definition>>,
     /// NotificationResponses that came with answers to queries of our own, as they came.
@@ -137,6 +139,7 @@ impl ServerConn {
             settings: Settings::none(),
             settings_uncertain: false,
             prepared: PreparedSet::default(),
+            client_names: Vec::new(),
             unnamed: None,
             notifications: BytesMut::new(),
             status: TransactionStatus::Idle,
@@ -196,6 +199,7 @@ impl ServerConn {
             && self.wire.inbox.is_empty()
             && self.wire.outbox.is_empty()
             && self.notifications.is_empty()
+            && self.client_names.is_empty()
             && !self.identity().is_canceled()
     }
 

@@ -106,14 +106,9 @@ impl Listening {
         self.holds_ready
     }
 
-    /// Whether a ReadyForQuery is held.
-    pub(super) fn is_holding(&self) -> bool {
-        self.ready_is_held
-    }
-
-    /// What must go in front of the batch that is being built.
-    pub(super) fn take_prefix(&mut self) -> Option<Vec<u8>> {
-        self.prefix.take()
+    /// Whether the end of the transaction concerns this file.
+    pub(super) fn must_settle(&self) -> bool {
+        self.holds_ready
     }
 }
 
@@ -146,6 +141,7 @@ impl ClientSession {
             return Ok(None);
         }
         self.listening.holds_ready = true;
+        self.listening.prefix = None;
         if self.target != Target::Primary {
             return Ok(None);
         }
@@ -178,7 +174,6 @@ impl ClientSession {
                 listen_sql(&mut sql, channel);
             }
             self.listening.prefix = Some(sql);
-            self.listening.lent = true;
         }
         Ok(None)
     }
@@ -191,9 +186,10 @@ impl ClientSession {
                 && !plan.unknown_functions.is_some_and(harmless))
     }
 
-    /// Writes what [`Listening::take_prefix`] gave in front of a batch.
+    /// Writes what must go in front of the batch that is being built.
     pub(super) fn lend_channels(&mut self, lease: &mut ServerLease) {
-        if let Some(sql) = self.listening.take_prefix() {
+        if let Some(sql) = self.listening.prefix.take() {
+            self.listening.lent = true;
             frontend::query(&mut lease.wire.outbox, &sql);
             self.exchange.push(Expect::OwnQuery);
             lease.unnamed = None;
@@ -238,8 +234,9 @@ impl ClientSession {
     /// # Cancel safety
     /// A dropped future leaves the connection listening and not returned: it is closed.
     pub(super) async fn settle_listening(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
-        self.listening.ready_is_held = false;
+        let is_held = std::mem::take(&mut self.listening.ready_is_held);
         self.listening.holds_ready = false;
+        self.listening.prefix = None;
         let lent = std::mem::take(&mut self.listening.lent);
         let asks = std::mem::take(&mut self.listening.asks);
         let own = std::mem::take(&mut self.listening.own);
@@ -259,7 +256,9 @@ impl ClientSession {
         }
         self.listen_to(now, lease).await?;
         self.tell(own, lease.identity().pid, &before)?;
-        backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+        if is_held {
+            backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+        }
         // Not waited for: the rest is none of the client's business.
         if let Poll::Ready(Err(error)) = self.wire.poll_flush(&mut Context::from_waker(Waker::noop())) {
             return Err(SessionError::ClientGone(error));
