@@ -62,7 +62,7 @@ impl Texts {
 }
 
 #[derive(Debug)]
-struct Key(Box<[u8]>, Box<[u8]>, bool);
+struct Key(Box<[u8]>, Box<[u8]>, bool, u64);
 
 impl Key {
     fn bytes(&self) -> usize {
@@ -72,7 +72,7 @@ impl Key {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0 && self.1 == other.1 && self.2 == other.2
+        self.0 == other.0 && self.1 == other.1 && self.2 == other.2 && self.3 == other.3
     }
 }
 
@@ -83,21 +83,24 @@ impl Hash for Key {
         self.0.hash(state);
         self.1.hash(state);
         self.2.hash(state);
+        self.3.hash(state);
     }
 }
 
 impl Definitions {
     /// The definition of this text and these types. `conforming` is the client's
-    /// `standard_conforming_strings`: the same text may mean something else without it.
+    /// `standard_conforming_strings`: the same text may mean something else without it. `epoch` is that of the
+    /// catalog: a type made anew under the same name has another number.
     pub fn intern(
         &self,
         sql: &[u8],
         types: &[u8],
         conforming: bool,
+        epoch: u64,
         statement: &Arc<Statement>,
     ) -> Arc<Definition> {
         let mut texts = self.by_text.lock();
-        let key = Key(sql.into(), types.into(), conforming);
+        let key = Key(sql.into(), types.into(), conforming, epoch);
         if let Some(found) = texts.map.get(&key).and_then(Weak::upgrade) {
             return found;
         }
@@ -235,7 +238,7 @@ mod tests {
 
     fn definition(definitions: &Definitions, sql: &str) -> Arc<Definition> {
         let statement = StatementCache::new(1 << 20).analyze(sql.as_bytes(), LexOptions::default());
-        definitions.intern(sql.as_bytes(), b"\0\0", true, &statement)
+        definitions.intern(sql.as_bytes(), b"\0\0", true, 0, &statement)
     }
 
     #[test]

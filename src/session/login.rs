@@ -414,6 +414,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         pin: None,
         listening: Listening::default(),
         last_server: 0,
+        changes_catalog: false,
         sequenced: false,
         transaction_began: None,
         counted: (0, 0),

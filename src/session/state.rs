@@ -111,6 +111,8 @@ impl ClientSession {
         let name = crate::server::normalize_name(&set.name);
         // RESET goes back to what the client asked for when it connected.
         let value = set.value.as_deref().or(self.startup.value(&name)).map(str::to_owned);
+        // A custom setting that was reset is there, and empty.
+        let value = value.or_else(|| name.contains('.').then(String::new));
         lease.settings = lease.settings.with(&name, value.as_deref());
         let settings = self.settings.with(&name, value.as_deref());
         self.settings = if settings == lease.settings { lease.settings.clone() } else { settings };
