@@ -715,6 +715,9 @@ impl ClientSession {
 
     /// Closes the statements that are over the limit on this server.
     fn evict(&mut self, lease: &mut ServerLease) {
+        if !lease.prepared.has_grown() {
+            return;
+        }
         let settings = lease.pool().settings();
         let (count, bytes) = (settings.prepared_statements, settings.prepared_statement_bytes);
         let now = lease.prepared.clock();

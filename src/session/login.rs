@@ -169,7 +169,7 @@ async fn admit(
     }
     authenticate(context, &topology, wire, user).await?;
     // As in PostgreSQL, only who has proven who it is learns which databases there are.
-    let settings = settings?;
+    let settings = context.settings.intern(settings?);
     let entry = topology.database(database).ok_or_else(|| {
         ErrorResponse::fatal(
             SqlState::INVALID_CATALOG_NAME,

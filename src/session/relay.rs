@@ -212,7 +212,7 @@ impl ClientSession {
         }
         self.handle().unlink();
         lease.checkin();
-        self.handle().set_activity(Activity::Idle, Instant::now());
+        self.handle().set_activity(Activity::Idle, self.handle().epoch());
         Ok(())
     }
 
