@@ -69,6 +69,8 @@ struct Session {
     settings: BTreeMap<&'static str, String>,
     temp_rows: Option<i64>,
     locks: u32,
+    /// Its lock: the one of a session that was lost may be held until its server notices.
+    lock: u64,
     listens: bool,
 }
 
@@ -96,6 +98,8 @@ async fn rows(client: &Client, sql: &str) -> Result<Vec<String>, Error> {
 
 impl Worker {
     async fn connect(&mut self) -> Result<(), Trouble> {
+        // Another session has to ask: what the last one wrote may not have reached the replicas.
+        self.value = None;
         let (client, mut connection) = self.app.config(&self.database).connect(NoTls).await?;
         let (sender, notes) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -111,6 +115,7 @@ impl Worker {
             settings: BTreeMap::new(),
             temp_rows: None,
             locks: 0,
+            lock: self.id * 1_000_000 + self.random.below(1_000_000),
             listens: false,
         });
         Ok(())
