@@ -236,14 +236,14 @@ impl Worker {
             10 => {
                 if session.locks > 0 && pick % 2 == 0 {
                     assert_eq!(
-                        rows(client, &format!("SELECT pg_advisory_unlock({id})")).await?,
+                        rows(client, &format!("SELECT pg_advisory_unlock({})", session.lock)).await?,
                         ["t"],
                         "client {id}"
                     );
                     session.locks -= 1;
                 } else if session.locks < 3 {
                     assert_eq!(
-                        rows(client, &format!("SELECT pg_try_advisory_lock({id})")).await?,
+                        rows(client, &format!("SELECT pg_try_advisory_lock({})", session.lock)).await?,
                         ["t"],
                         "client {id}"
                     );
