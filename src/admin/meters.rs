@@ -53,6 +53,10 @@ impl Handles {
         }
         describe_gauge!("pgweir_clients", "Clients by state: idle, active, waiting, login");
         describe_gauge!("pgweir_server_connections", "Server connections by state: idle, active, opening");
+        describe_gauge!(
+            "pgweir_replication_connections",
+            "Replication connections, each a server connection of its own"
+        );
         describe_gauge!("pgweir_pool_size", "Server connections a pool may have");
         describe_gauge!("pgweir_clients_waiting", "Clients that wait for a server connection");
         describe_gauge!("pgweir_oldest_wait_seconds", "How long the oldest of them has waited");
@@ -74,8 +78,14 @@ impl Handles {
             "pgweir_dirty_checkins_total",
             "Server connections that came back with something left in them; only with pool.debug_check"
         );
-        describe_gauge!("pgweir_pins", "Clients that keep their server connection outside transactions, by reason");
-        describe_counter!("pgweir_pins_total", "Times a client began to keep its server connection, by reason");
+        describe_gauge!(
+            "pgweir_pins",
+            "Clients that keep their server connection outside transactions, by reason"
+        );
+        describe_counter!(
+            "pgweir_pins_total",
+            "Times a client began to keep its server connection, by reason"
+        );
         describe_counter!("pgweir_parses_total", "Parse messages, by side: client, server");
         describe_gauge!("pgweir_node_up", "Whether a node answers");
         describe_gauge!("pgweir_node_is_primary", "Whether a node is out of recovery, as last observed");
@@ -141,6 +151,11 @@ fn clients(handles: &mut Handles, console: &Console) {
         handles.gauge("pgweir_pins", labels(), now.count() as f64);
         handles.counter("pgweir_pins_total", labels(), total);
     }
+    handles.gauge(
+        "pgweir_replication_connections",
+        Vec::new(),
+        console.pools.replication.snapshot().len() as f64,
+    );
     for (state, value) in states {
         handles.gauge("pgweir_clients", vec![("state", state.to_owned())], value);
     }

@@ -31,8 +31,29 @@ pub struct ClientInfo {
     pub tls: Option<String>,
     /// `application_name` at startup.
     pub application_name: String,
+    /// A replication connection, and of which kind.
+    pub replication: Option<Replication>,
     /// When it logged in.
     pub connected_at: SystemTime,
+}
+
+/// What a replication connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replication {
+    /// Base backups and the log of the whole server.
+    Physical,
+    /// Logical decoding in one database; SQL, too.
+    Logical,
+}
+
+impl Replication {
+    /// The name shown in the console.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Physical => "physical",
+            Self::Logical => "logical",
+        }
+    }
 }
 
 /// What a client does now.
@@ -259,6 +280,7 @@ mod tests {
             local_port: 0,
             tls: None,
             application_name: String::new(),
+            replication: None,
             connected_at: SystemTime::UNIX_EPOCH,
         };
         ClientHandle::new(CancelKey { id: ClientId(1), secret: vec![1, 2, 3, 4] }, info, Instant::now())

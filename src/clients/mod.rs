@@ -9,7 +9,7 @@ mod pin;
 mod registry;
 
 pub use cancel::{CancelKey, CancelTarget, ServerIdentity};
-pub use handle::{Activity, ClientHandle, ClientInfo, Order};
+pub use handle::{Activity, ClientHandle, ClientInfo, Order, Replication};
 pub use pin::{Pin, PinReason};
 pub use registry::{ClientGuard, LoginGuard, Refused, Registry};
 

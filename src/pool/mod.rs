@@ -10,6 +10,7 @@ mod lease;
 mod manager;
 mod reaper;
 mod registry;
+mod replication;
 mod stats;
 mod topology;
 
@@ -18,5 +19,6 @@ pub use lease::ServerLease;
 pub use manager::{Pool, PoolCounts, PoolKey};
 pub use reaper::run as run_reaper;
 pub use registry::{PoolRegistry, UserKey};
+pub use replication::{ReplicationPlace, ReplicationServer, ReplicationServers};
 pub use stats::{Averages, PoolStats, StatsSnapshot};
 pub use topology::{DatabaseEntry, RouteCounters, Topology};

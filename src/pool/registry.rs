@@ -11,6 +11,7 @@ use crate::config::PoolSettings;
 use crate::server::ServerTarget;
 
 use super::manager::{Pool, PoolKey};
+use super::replication::ReplicationServers;
 use super::stats::{Averages, StatsSnapshot};
 
 /// The statistics period, as PgBouncer's `stats_period`.
@@ -34,6 +35,8 @@ pub struct PoolRegistry {
     period: Mutex<Period>,
     /// Workers that serve clients.
     workers: usize,
+    /// Connections that belong to no pool.
+    pub replication: Arc<ReplicationServers>,
 }
 
 /// The statistics period under way, and what the last one came to.

@@ -8,6 +8,7 @@
 //! checkout which pool, and the wait for it
 //! exchange what the server owes (pure)
 //! relay    bytes both ways until nothing is owed
+//! replication  bytes both ways, untouched
 //! state    what a transaction leaves behind: settings, pins
 //! ```
 //!
@@ -27,6 +28,7 @@ mod idle;
 mod login;
 mod pins;
 mod relay;
+mod replication;
 mod start;
 mod startup_options;
 mod state;

@@ -50,7 +50,8 @@ impl ClientSession {
         if !lease.settings_uncertain {
             // Custom settings are in no list.
             let known = lease.settings.iter().filter(|(name, _)| !name.contains('.'));
-            let known: BTreeMap<_, _> = known.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let known: BTreeMap<_, _> =
+                known.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
             for name in known.keys().chain(settings.keys()) {
                 let (believed, found) = (known.get(name), settings.get(name));
                 if believed != found {
