@@ -1,5 +1,5 @@
 //! Replication connections through pgweir: PostgreSQL's own tools, and the same words as from PostgreSQL.
-#![allow(clippy::pedantic, reason = "test code")]
+#![allow(clippy::pedantic, clippy::unwrap_used, clippy::panic, reason = "test code outside a #[test]")]
 
 mod support;
 

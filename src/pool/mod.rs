@@ -16,7 +16,7 @@ mod topology;
 
 pub use gate::{CheckoutError, Waiting};
 pub use lease::ServerLease;
-pub use manager::{Pool, PoolCounts, PoolKey};
+pub use manager::{Hold, Pool, PoolCounts, PoolKey};
 pub use reaper::run as run_reaper;
 pub use registry::{PoolRegistry, UserKey};
 pub use replication::{ReplicationPlace, ReplicationServer, ReplicationServers};

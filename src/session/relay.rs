@@ -25,7 +25,6 @@ use crate::task;
 
 use super::batch::{Batch, plan};
 use super::client::ClientSession;
-use super::databases;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Verdict};
 
@@ -52,7 +51,7 @@ impl ClientSession {
             }
             return Ok(());
         }
-        databases::leave(&self.context.pools, &plan.databases);
+        let _left = self.leave_databases(&plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
