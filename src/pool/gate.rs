@@ -33,6 +33,9 @@ pub enum CheckoutError {
     /// None could be opened.
     #[error("{0}")]
     Connect(Arc<ConnectError>),
+    /// The client sent a cancel request while it waited.
+    #[error("canceled while waiting")]
+    Canceled,
     /// The pool was closed.
     #[error("the pool was closed")]
     Closed,
