@@ -144,6 +144,13 @@ impl Plan {
         self.queries += 1;
         self.is_local = false;
     }
+
+    /// A message whose body makes no sense: the server says in which way, and the session goes on.
+    fn add_malformed(&mut self) {
+        self.work.effect = Effect::Write;
+        self.is_local = false;
+        self.only_asks = false;
+    }
 }
 
 /// Finds out what the batch in `bytes` does.
@@ -163,16 +170,23 @@ pub(super) fn plan(
         rest = tail;
         match FrontendTag(header.tag) {
             FrontendTag::QUERY => {
-                let text = frontend::query_text(body)?;
+                plan.only_asks = false;
+                let Ok(text) = frontend::query_text(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let statement = context.statements.analyze(text, lex);
                 plan.add(&statement, text, lex);
                 if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
                     plan.set = simple_set(text, lex);
                 }
-                plan.only_asks = false;
             }
             FrontendTag::PARSE => {
-                let parse = Parse::read(body)?;
+                let Ok(parse) = Parse::read(body) else {
+                    plan.definitions.push(None);
+                    plan.add_malformed();
+                    continue;
+                };
                 let taken = !parse.name.is_empty()
                     && (statements.find(parse.name).is_some()
                         || fresh.iter().any(|(name, _)| *name == parse.name));
@@ -189,7 +203,10 @@ pub(super) fn plan(
                 plan.definitions.push(Some(definition));
             }
             FrontendTag::BIND => {
-                let bind = Bind::read(body)?;
+                let Ok(bind) = Bind::read(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let known =
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 if let Some(definition) = known.or_else(|| statements.find(bind.statement)) {
@@ -203,7 +220,10 @@ pub(super) fn plan(
                 plan.only_asks = false;
             }
             FrontendTag::DESCRIBE => {
-                let (target, name) = extended::target(body)?;
+                let Ok((target, name)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 plan.is_local = false;
                 plan.only_asks &= target == Named::Statement;
                 if let Some(definition) = statements.find(name).filter(|_| target == Named::Statement) {
@@ -211,13 +231,17 @@ pub(super) fn plan(
                 }
             }
             FrontendTag::CLOSE => {
-                let (target, _) = extended::target(body)?;
+                let Ok((target, _)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 if target == Named::Portal {
                     plan.is_local = false;
                     plan.only_asks = false;
                 }
             }
-            FrontendTag::SYNC | FrontendTag::FLUSH => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH if body.is_empty() => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH => plan.add_malformed(),
             FrontendTag::FUNCTION_CALL => {
                 plan.work.effect = Effect::Write;
                 plan.writes = true;
@@ -378,12 +402,24 @@ impl ClientSession {
             rest = tail;
             match FrontendTag(header.tag) {
                 FrontendTag::PARSE => {
-                    let parse = Parse::read(body)?;
-                    self.build_parse(lease, &parse, definitions.next().flatten());
+                    let definition = definitions.next().flatten();
+                    match Parse::read(body) {
+                        Ok(parse) => self.build_parse(lease, &parse, definition),
+                        Err(_) => self.build_malformed(lease, whole),
+                    }
                 }
-                FrontendTag::BIND => self.build_bind(lease, whole, &Bind::read(body)?),
-                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body)?,
-                FrontendTag::CLOSE => self.build_close(lease, whole, body)?,
+                FrontendTag::BIND => match Bind::read(body) {
+                    Ok(bind) => self.build_bind(lease, whole, &bind),
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::DESCRIBE | FrontendTag::CLOSE => match extended::target(body) {
+                    Ok(named) if header.tag == FrontendTag::DESCRIBE.0 => {
+                        self.build_describe(lease, whole, named)
+                    }
+                    Ok(named) => self.build_close(lease, whole, named),
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::FLUSH if !body.is_empty() => self.build_malformed(lease, whole),
                 tag => {
                     let expect = match tag {
                         FrontendTag::EXECUTE => Expect::Execute,
@@ -502,37 +538,24 @@ impl ClientSession {
         self.exchange.push(Expect::Bind);
     }
 
-    fn build_describe(
-        &mut self,
-        lease: &mut ServerLease,
-        whole: &[u8],
-        body: &[u8],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    fn build_describe(&mut self, lease: &mut ServerLease, whole: &[u8], (target, name): (Named, &[u8])) {
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::DescribePortal);
-            return Ok(());
+            return;
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
             self.missing_statement(lease, name);
-            return Ok(());
+            return;
         };
         let named = !name.is_empty();
         self.ensure_prepared(lease, &definition, named);
         let server_name = if named { definition.server_name.as_bytes() } else { b"" };
         extended::describe_statement(&mut lease.wire.outbox, server_name);
         self.exchange.push(Expect::DescribeStatement);
-        Ok(())
     }
 
-    fn build_close(
-        &mut self,
-        lease: &mut ServerLease,
-        whole: &[u8],
-        body: &[u8],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    fn build_close(&mut self, lease: &mut ServerLease, whole: &[u8], (target, name): (Named, &[u8])) {
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::Close);
@@ -541,7 +564,12 @@ impl ClientSession {
             let undo = self.statements.set(name, None);
             self.exchange.push(Expect::InjectClose(undo));
         }
-        Ok(())
+    }
+
+    /// The server fails at it, in its own words. Names in it are the client's, but it is not read that far.
+    fn build_malformed(&mut self, lease: &mut ServerLease, whole: &[u8]) {
+        lease.wire.outbox.extend_from_slice(whole);
+        self.exchange.push(Expect::Malformed);
     }
 
     fn missing_statement(&mut self, lease: &mut ServerLease, name: &[u8]) {

@@ -356,7 +356,12 @@ impl ClientSession {
                 }
                 self.awaiting_sync &= verdict == Verdict::Drop;
             }
-            BackendTag::ERROR_RESPONSE => self.on_error(lease, body, aftermath),
+            BackendTag::ERROR_RESPONSE => {
+                self.on_error(lease, body, aftermath);
+                // The server skips all that comes up to a Sync, also when the batch ended with a Query that
+                // it skipped, too: nobody else can use it before.
+                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
+            }
             _ => {}
         }
         Ok(verdict)
