@@ -7,6 +7,7 @@
 
 mod gate;
 mod lease;
+mod listener;
 mod manager;
 mod reaper;
 mod registry;
@@ -16,6 +17,7 @@ mod topology;
 
 pub use gate::{CheckoutError, Waiting};
 pub use lease::ServerLease;
+pub use listener::{Channel, ListenError, Listener, ListenerKey, ListenerStats, Listeners, listen_sql};
 pub use manager::{Hold, Pool, PoolCounts, PoolKey};
 pub use reaper::run as run_reaper;
 pub use registry::{PoolRegistry, UserKey};

@@ -10,6 +10,7 @@ use crate::cluster::Node;
 use crate::config::PoolSettings;
 use crate::server::ServerTarget;
 
+use super::listener::Listeners;
 use super::manager::{Pool, PoolKey};
 use super::replication::ReplicationServers;
 use super::stats::{Averages, StatsSnapshot};
@@ -35,6 +36,8 @@ pub struct PoolRegistry {
     period: Mutex<Period>,
     /// Workers that serve clients.
     workers: usize,
+    /// Connections that receive notifications, outside the pools.
+    pub listeners: Listeners,
     /// Connections that belong to no pool.
     pub replication: Arc<ReplicationServers>,
 }

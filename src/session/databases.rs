@@ -96,6 +96,7 @@ impl ClientSession {
 
 fn leave(context: &SessionContext, topology: &Topology, own: &Arc<Pool>, database: &str) -> Left {
     let now = Instant::now();
+    context.pools.listeners.close_unused(database);
     let mut holds = Vec::new();
     for pool in context.pools.pools().into_iter().filter(|pool| pool.target().database == database) {
         if Arc::ptr_eq(&pool, own) {

@@ -26,6 +26,7 @@ use super::console;
 use super::context::SessionContext;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
+use super::listening::Listening;
 use super::replication::{self, Admission, ReplicationSession};
 use super::start::{is_draining, refuse};
 use super::startup_options;
@@ -401,10 +402,13 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         pools: Vec::new(),
         settings: startup.clone(),
         startup,
+        restoring: Vec::new(),
         told: Parameters::default(),
         lex: LexOptions::default(),
         statements: ClientStatements::default(),
         exchange: Exchange::default(),
+        replay: None,
+        heal: None,
         lease: None,
         target: Target::Primary,
         reason: Reason::Read,
@@ -421,10 +425,12 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         server_ended: None,
         pending_set: None,
         deallocates_all: false,
+        runs_one_statement: false,
         custom_names: BTreeSet::new(),
         unknown_functions: None,
         last_write: LastWrite::None,
         pin: None,
+        listening: Listening::default(),
         last_server: 0,
         sequenced: false,
         transaction_began: None,

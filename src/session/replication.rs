@@ -274,7 +274,9 @@ impl ReplicationSession {
             | Order::IdleTimeout
             | Order::IdleInTransactionTimeout
             | Order::TransactionTimeout
-            | Order::QueryTimeout => false,
+            | Order::QueryTimeout
+            | Order::NotificationOverflow
+            | Order::ListenerLost => false,
         }
     }
 }
