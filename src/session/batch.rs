@@ -188,6 +188,13 @@ impl Plan {
         self.is_one_statement = statement.statement_count <= 1;
         self.is_local = false;
     }
+
+    /// A message whose body makes no sense: the server says in which way, and the session goes on.
+    fn add_malformed(&mut self) {
+        self.work.effect = Effect::Write;
+        self.is_local = false;
+        self.only_asks = false;
+    }
 }
 
 /// Finds out what the batch in `bytes` does.
@@ -210,16 +217,23 @@ pub(super) fn plan(
         rest = tail;
         match FrontendTag(header.tag) {
             FrontendTag::QUERY => {
-                let text = frontend::query_text(body)?;
+                plan.only_asks = false;
+                let Ok(text) = frontend::query_text(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let statement = context.statements.analyze(text, lex);
                 plan.add(&statement, text, lex, statements);
                 if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
                     plan.set = simple_set(text, lex);
                 }
-                plan.only_asks = false;
             }
             FrontendTag::PARSE => {
-                let parse = Parse::read(body)?;
+                let Ok(parse) = Parse::read(body) else {
+                    plan.definitions.push(None);
+                    plan.add_malformed();
+                    continue;
+                };
                 let taken = !parse.name.is_empty()
                     && ((statements.find(parse.name).is_some() && !closed.contains(&parse.name))
                         || fresh.iter().any(|(name, _)| *name == parse.name));
@@ -241,7 +255,10 @@ pub(super) fn plan(
                 plan.definitions.push(Some(definition));
             }
             FrontendTag::BIND => {
-                let bind = Bind::read(body)?;
+                let Ok(bind) = Bind::read(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let known =
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 let old = || statements.find(bind.statement).filter(|_| !closed.contains(&bind.statement));
@@ -269,7 +286,10 @@ pub(super) fn plan(
                 plan.only_asks = false;
             }
             FrontendTag::DESCRIBE => {
-                let (target, name) = extended::target(body)?;
+                let Ok((target, name)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 plan.is_local = false;
                 plan.only_asks &= target == Named::Statement;
                 plan.uses_named |= target == Named::Statement && !name.is_empty();
@@ -280,7 +300,10 @@ pub(super) fn plan(
                 }
             }
             FrontendTag::CLOSE => {
-                let (target, name) = extended::target(body)?;
+                let Ok((target, name)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 if target == Named::Portal {
                     plan.is_local = false;
                     plan.only_asks = false;
@@ -289,7 +312,8 @@ pub(super) fn plan(
                     closed.push(name);
                 }
             }
-            FrontendTag::SYNC | FrontendTag::FLUSH => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH if body.is_empty() => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH => plan.add_malformed(),
             FrontendTag::FUNCTION_CALL => {
                 plan.work.effect = Effect::Write;
                 plan.writes = true;
@@ -482,16 +506,27 @@ impl ClientSession {
             rest = tail;
             match FrontendTag(header.tag) {
                 FrontendTag::PARSE => {
-                    let parse = Parse::read(body)?;
-                    self.build_parse(lease, &parse, definitions.next().flatten());
+                    let definition = definitions.next().flatten();
+                    match Parse::read(body) {
+                        Ok(parse) => self.build_parse(lease, &parse, definition),
+                        Err(_) => self.build_malformed(lease, whole),
+                    }
                 }
-                FrontendTag::BIND => {
-                    let bind = Bind::read(body)?;
-                    bound = bind.statement;
-                    self.build_bind(lease, whole, &bind);
-                }
-                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body, bound)?,
-                FrontendTag::CLOSE => self.build_close(lease, whole, body)?,
+                FrontendTag::BIND => match Bind::read(body) {
+                    Ok(bind) => {
+                        bound = bind.statement;
+                        self.build_bind(lease, whole, &bind);
+                    }
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::DESCRIBE | FrontendTag::CLOSE => match extended::target(body) {
+                    Ok(named) if header.tag == FrontendTag::DESCRIBE.0 => {
+                        self.build_describe(lease, whole, named, bound);
+                    }
+                    Ok(named) => self.build_close(lease, whole, named),
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::FLUSH if !body.is_empty() => self.build_malformed(lease, whole),
                 tag => {
                     let expect = match tag {
                         FrontendTag::EXECUTE => Expect::Execute,
@@ -642,35 +677,27 @@ impl ClientSession {
         &mut self,
         lease: &mut ServerLease,
         whole: &[u8],
-        body: &[u8],
+        (target, name): (Named, &[u8]),
         bound: &[u8],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    ) {
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::DescribePortal(bound.into()));
-            return Ok(());
+            return;
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::DescribeStatement(Box::default()));
-            return Ok(());
+            return;
         };
         let named = !name.is_empty();
         self.ensure_prepared(lease, &definition, named);
         let server_name = if named { definition.server_name.as_bytes() } else { b"" };
         extended::describe_statement(&mut lease.wire.outbox, server_name);
         self.exchange.push(Expect::DescribeStatement(name.into()));
-        Ok(())
     }
 
-    fn build_close(
-        &mut self,
-        lease: &mut ServerLease,
-        whole: &[u8],
-        body: &[u8],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    fn build_close(&mut self, lease: &mut ServerLease, whole: &[u8], (target, name): (Named, &[u8])) {
         let sql = self.statements.find(name).is_none() && self.may_have_sql_statements();
         let own = lease.client_names.iter().any(|known| **known == *name);
         if target == Named::Portal || sql || own {
@@ -684,7 +711,12 @@ impl ClientSession {
             let undo = self.statements.set(name, None);
             self.exchange.push(Expect::InjectClose(undo));
         }
-        Ok(())
+    }
+
+    /// The server fails at it, in its own words. Names in it are the client's, but it is not read that far.
+    fn build_malformed(&mut self, lease: &mut ServerLease, whole: &[u8]) {
+        lease.wire.outbox.extend_from_slice(whole);
+        self.exchange.push(Expect::Malformed);
     }
 
     /// Makes the server fail here, so that its transaction fails and the rest of the batch is skipped, and

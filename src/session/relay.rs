@@ -27,7 +27,6 @@ use crate::task;
 
 use super::batch::{Batch, plan};
 use super::client::ClientSession;
-use super::databases;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Verdict};
 
@@ -54,7 +53,7 @@ impl ClientSession {
             }
             return Ok(());
         }
-        databases::leave(&self.context.pools, &plan.databases);
+        let _left = self.leave_databases(&plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
@@ -439,6 +438,9 @@ impl ClientSession {
             }
             BackendTag::ERROR_RESPONSE => {
                 self.on_error(lease, body, aftermath);
+                // The server skips all that comes up to a Sync, also when the batch ended with a Query that
+                // it skipped, too: nobody else can use it before.
+                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
                 if verdict == Verdict::Forward && self.reword_error(body) {
                     return Ok(Verdict::Drop);
                 }
