@@ -283,3 +283,93 @@ fn impossible_lengths() {
     assert_eq!(rows(&read(&mut client, Until::Closed)), ["1", "2"]);
     assert_eq!(ask(&mut RawClient::login(pgweir.port, &database.name), "SELECT 3"), ["3"]);
 }
+
+/// Over TLS: a slow reader, a fast writer, and a base backup.
+#[test]
+fn much_over_tls() {
+    let database = support::database();
+    database.on(0, "CREATE TABLE t (i int, b text)");
+    support::cluster()
+        .psql(0, "postgres", "SELECT pg_advisory_lock(5770); ALTER ROLE app REPLICATION")
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let generated = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(path("cert.pem"), generated.cert.pem()).unwrap();
+    std::fs::write(path("key.pem"), generated.signing_key.serialize_pem()).unwrap();
+    let pgweir = Pgweir::start(&format!(
+        "tls: {{client: {{mode: require, certificate: {}, key: {}}}}}\n{}",
+        path("cert.pem").display(),
+        path("key.pem").display(),
+        database.yaml()
+    ));
+    let conninfo = format!(
+        "host=127.0.0.1 port={} user=app password=app sslmode=require dbname={}",
+        pgweir.port, database.name
+    );
+    let psql = |sql: &str| {
+        let mut command = std::process::Command::new(support::cluster().programs.join("psql"));
+        command.args(["-X", "-q", "-d", &conninfo, "-c", sql]);
+        command
+    };
+    let piped = std::process::Stdio::piped;
+    // Slow: psql passes on COPY data as it comes.
+    let series = "COPY (SELECT repeat('x', 999) FROM generate_series(1, 40000)) TO STDOUT";
+    let mut reading = psql(series).stdout(piped()).spawn().unwrap();
+    let mut out = reading.stdout.take().unwrap();
+    let mut chunk = vec![0; 1 << 20];
+    let mut total = 0;
+    loop {
+        let count = out.read(&mut chunk).unwrap();
+        if count == 0 {
+            break;
+        }
+        total += count;
+        if total < 4_000_000 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    assert!(reading.wait().unwrap().success());
+    assert_eq!(total, 40_000_000);
+    // Fast.
+    let mut writing = psql("COPY t FROM STDIN").stdin(piped()).spawn().unwrap();
+    let mut input = writing.stdin.take().unwrap();
+    for line in 0..40_000 {
+        std::io::Write::write_all(&mut input, format!("{line}\t{}\n", "z".repeat(990)).as_bytes()).unwrap();
+    }
+    drop(input);
+    assert!(writing.wait().unwrap().success());
+    assert_eq!(database.on(0, "SELECT count(*), sum(i) FROM t").trim(), "40000|799980000");
+    assert!(peak_memory(&pgweir) < 64);
+    // A backup, with its checksums compared.
+    let target = path("backup");
+    let target = target.to_str().unwrap();
+    let replication = conninfo.rsplit_once(" dbname").unwrap().0;
+    let backup = std::process::Command::new(support::cluster().programs.join("pg_basebackup"))
+        .args(["-d", replication, "-c", "fast", "-X", "fetch", "-D", target])
+        .output()
+        .unwrap();
+    assert!(backup.status.success(), "{}", String::from_utf8_lossy(&backup.stderr));
+    let verified =
+        std::process::Command::new(support::cluster().programs.join("pg_verifybackup")).arg(target).output();
+    assert!(verified.unwrap().status.success());
+}
+
+/// A message that does not belong into a COPY ends the session, and nothing of the COPY stays.
+#[test]
+fn a_query_inside_a_copy() {
+    let database = support::database();
+    database.on(0, "CREATE TABLE t (i int)");
+    let pgweir = Pgweir::start(&format!("pool: {{size: 1}}\n{}", database.yaml()));
+    let on = |port| {
+        let mut client = RawClient::login(port, &database.name);
+        client.send(&send().query("COPY t FROM STDIN").0);
+        read(&mut client, Until::Tag(b'G'));
+        client.send(&send().copy_data("1\n").query("SELECT 1").0);
+        let last = read(&mut client, Until::Closed);
+        assert_eq!(sqlstate(&last).as_deref(), Some("08P01"), "{last:?}");
+    };
+    on(support::cluster().port(0));
+    on(pgweir.port);
+    assert_eq!(ask(&mut RawClient::login(pgweir.port, &database.name), "SELECT count(*) FROM t"), ["0"]);
+}
