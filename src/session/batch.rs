@@ -88,6 +88,8 @@ pub(super) struct Plan {
     /// Those it executes that the client was told about and does not ask about again: where in the batch their
     /// names are, and what they are.
     pub(super) told: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
+    /// It changes the catalog for others.
+    pub(super) changes_catalog: bool,
     /// It may set something back to the server's own value.
     pub(super) may_reset: bool,
     /// It has exactly one statement.
@@ -122,6 +124,7 @@ impl Default for Plan {
             resets: Vec::new(),
             uses_named: false,
             told: SmallVec::new(),
+            changes_catalog: false,
             may_reset: false,
             is_one_statement: false,
             named_in_sql: Vec::new(),
@@ -135,6 +138,8 @@ impl Default for Plan {
 impl Plan {
     fn add(&mut self, statement: &Statement, text: &[u8], lex: LexOptions, statements: &ClientStatements) {
         if statement.is_ddl {
+            // Temporary objects are nobody else's.
+            self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
             self.databases.extend(databases::named(text, lex));
         }
         self.work = self.work.and(statement);
@@ -198,6 +203,7 @@ pub(super) fn plan(
     context: &SessionContext,
     lex: LexOptions,
     statements: &ClientStatements,
+    epoch: u64,
     limit: usize,
 ) -> Result<Plan, SessionError> {
     let mut plan = Plan::default();
@@ -236,7 +242,12 @@ pub(super) fn plan(
                     plan.is_local = false;
                     continue;
                 }
-                let definition = define(&parse, context, lex);
+                let definition = define(&parse, context, lex, epoch);
+                if definition.statement.session.intersects(NAMES_STATEMENTS) {
+                    // It cannot be described without the statements that it names.
+                    let named = names_in(parse.sql, lex, |name| statements.find(name).is_some());
+                    plan.named_in_sql.extend(named);
+                }
                 plan.is_local &= !parse.name.is_empty() && definition.is_valid.load(Ordering::Acquire);
                 fresh.retain(|(name, _)| *name != parse.name);
                 fresh.push((parse.name, Arc::clone(&definition)));
@@ -253,7 +264,9 @@ pub(super) fn plan(
                 let old = || statements.find(bind.statement).filter(|_| !closed.contains(&bind.statement));
                 if known.is_none() && statements.has_been_told(bind.statement) {
                     let name = offset_in(bytes, bind.statement);
-                    plan.told.extend(old().map(|definition| (name, Arc::clone(definition))));
+                    // What names other statements can only be prepared once those are there.
+                    let alone = |d: &&Arc<Definition>| !d.statement.session.intersects(NAMES_STATEMENTS);
+                    plan.told.extend(old().filter(alone).map(|definition| (name, Arc::clone(definition))));
                 }
                 if let Some(definition) = known.or_else(old) {
                     plan.add(&definition.statement, &definition.sql, lex, statements);
@@ -331,12 +344,13 @@ fn offset_in(whole: &[u8], part: &[u8]) -> Range<usize> {
     start..start + part.len()
 }
 
-fn define(parse: &Parse<'_>, context: &SessionContext, lex: LexOptions) -> Arc<Definition> {
+fn define(parse: &Parse<'_>, context: &SessionContext, lex: LexOptions, epoch: u64) -> Arc<Definition> {
     let statement = context.statements.analyze_exact(parse.sql, lex);
-    if parse.name.is_empty() {
+    // What names other statements means something else to each client.
+    if parse.name.is_empty() || statement.session.intersects(NAMES_STATEMENTS) {
         context.definitions.unshared(parse.sql, parse.types, &statement)
     } else {
-        context.definitions.intern(parse.sql, parse.types, lex.standard_conforming_strings, &statement)
+        context.definitions.intern(parse.sql, parse.types, lex.standard_conforming_strings, epoch, &statement)
     }
 }
 
@@ -733,6 +747,9 @@ impl ClientSession {
 
     /// Closes the statements that are over the limit on this server.
     fn evict(&mut self, lease: &mut ServerLease) {
+        if !lease.prepared.has_grown() {
+            return;
+        }
         let settings = lease.pool().settings();
         let (count, bytes) = (settings.prepared_statements, settings.prepared_statement_bytes);
         let now = lease.prepared.clock();

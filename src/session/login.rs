@@ -210,7 +210,8 @@ async fn admit(
             Admitted::Replication(Box::new(Admission { guard, kind, topology, database: entry, user }))
         }
         None => {
-            Admitted::Client(Box::new(Login { guard, topology, database: entry, user, startup: settings? }))
+            let startup = context.settings.intern(settings?);
+            Admitted::Client(Box::new(Login { guard, topology, database: entry, user, startup }))
         }
     })
 }
@@ -432,6 +433,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         pin: None,
         listening: Listening::default(),
         last_server: 0,
+        changes_catalog: false,
         sequenced: false,
         transaction_began: None,
         counted: (0, 0),

@@ -40,7 +40,7 @@ impl ClientSession {
     pub(super) async fn run_batch(&mut self, batch: Batch) -> Result<(), SessionError> {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, limit)?;
+        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
         if self.lease.is_none() && plan.is_local && room {
             return self.run_locally(batch, plan);
@@ -89,6 +89,7 @@ impl ClientSession {
             return self.exchange_with(lease).await;
         }
         self.sequenced |= plan.sequenced;
+        self.changes_catalog |= plan.changes_catalog;
         self.effects.insert(plan.effects);
         if self.target == Target::Primary && plan.writes {
             self.wrote = true;
@@ -210,7 +211,7 @@ impl ClientSession {
         }
         self.handle().unlink();
         lease.checkin();
-        self.handle().set_activity(Activity::Idle, Instant::now());
+        self.handle().set_activity(Activity::Idle, self.handle().epoch());
         Ok(())
     }
 
@@ -241,6 +242,11 @@ impl ClientSession {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// The present epoch of the database's catalog.
+    pub(super) fn catalog_epoch(&self) -> u64 {
+        self.database.catalog_epoch.load(Ordering::Acquire)
     }
 
     fn is_answered(&self) -> bool {
@@ -422,6 +428,11 @@ impl ClientSession {
             BackendTag::READY_FOR_QUERY => {
                 if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
                     lease.status = status;
+                }
+                if self.changes_catalog && lease.status == TransactionStatus::Idle {
+                    // Before the client hears of it.
+                    self.changes_catalog = false;
+                    self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
                 }
                 self.awaiting_sync &= verdict == Verdict::Drop;
                 if verdict == Verdict::Forward {
