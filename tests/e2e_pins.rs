@@ -23,9 +23,9 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 async fn rows(client: &Client, sql: &str) -> Vec<String> {
     let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     let text = |message| match message {
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|i| row.get(i).unwrap_or("NULL").to_owned()).collect::<Vec<_>>().join("|"))
-        }
+        SimpleQueryMessage::Row(row) => Some(
+            (0..row.len()).map(|i| row.get(i).unwrap_or("NULL").to_owned()).collect::<Vec<_>>().join("|"),
+        ),
         _ => None,
     };
     messages.into_iter().filter_map(text).collect()
@@ -76,7 +76,8 @@ async fn pins_are_shown_with_reason_and_cause() {
 #[tokio::test]
 async fn limits_pins_refuses_before_a_pool_is_taken() {
     let database = support::database();
-    let yaml = format!("pool: {{size: 4}}\nlimits: {{pins: 1}}\nrouting: {{reads: primary}}\n{}", database.yaml());
+    let yaml =
+        format!("pool: {{size: 4}}\nlimits: {{pins: 1}}\nrouting: {{reads: primary}}\n{}", database.yaml());
     let app = InProcess::start(&yaml).await;
     let (a, b) = (app.client(&database.name).await, app.client(&database.name).await);
     a.batch_execute("CREATE TEMP TABLE mine (i int)").await.unwrap();
@@ -147,7 +148,8 @@ async fn sequence_values_are_never_those_of_another_client() {
 #[tokio::test]
 async fn rotation_gives_each_transaction_another_connection() {
     let database = support::database();
-    let yaml = format!("pool: {{size: 3, debug_rotate: true}}\nrouting: {{reads: primary}}\n{}", database.yaml());
+    let yaml =
+        format!("pool: {{size: 3, debug_rotate: true}}\nrouting: {{reads: primary}}\n{}", database.yaml());
     let app = InProcess::start(&yaml).await;
     let client = app.client(&database.name).await;
     // The first transaction opens the second connection.
@@ -197,7 +199,11 @@ async fn the_check_at_check_in_finds_what_was_left_behind() {
     // The connection was closed, and so the lock is gone.
     let free = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711";
     until("the lock is released", || database.on(0, free) == "0").await;
-    assert!(pgweir.get("/metrics").1.lines().any(|line| {
-        line.starts_with("pgweir_dirty_checkins_total{") && line.ends_with(" 1")
-    }));
+    assert!(
+        pgweir
+            .get("/metrics")
+            .1
+            .lines()
+            .any(|line| { line.starts_with("pgweir_dirty_checkins_total{") && line.ends_with(" 1") })
+    );
 }

@@ -74,8 +74,14 @@ impl Handles {
             "pgweir_dirty_checkins_total",
             "Server connections that came back with something left in them; only with pool.debug_check"
         );
-        describe_gauge!("pgweir_pins", "Clients that keep their server connection outside transactions, by reason");
-        describe_counter!("pgweir_pins_total", "Times a client began to keep its server connection, by reason");
+        describe_gauge!(
+            "pgweir_pins",
+            "Clients that keep their server connection outside transactions, by reason"
+        );
+        describe_counter!(
+            "pgweir_pins_total",
+            "Times a client began to keep its server connection, by reason"
+        );
         describe_counter!("pgweir_parses_total", "Parse messages, by side: client, server");
         describe_gauge!("pgweir_node_up", "Whether a node answers");
         describe_gauge!("pgweir_node_is_primary", "Whether a node is out of recovery, as last observed");

@@ -106,6 +106,11 @@ impl ErrorResponse {
     }
 }
 
+/// Appends a server's error as it came.
+pub fn raw_error(out: &mut BytesMut, body: &[u8]) {
+    message(out, BackendTag::ERROR_RESPONSE.0, |b| b.put_slice(body));
+}
+
 impl std::fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({})", self.message, self.code)?;

@@ -17,7 +17,7 @@ pub mod transaction;
 pub mod writer;
 
 pub use backend::BackendTag;
-pub use error_response::{ErrorFields, ErrorResponse, Severity};
+pub use error_response::{ErrorFields, ErrorResponse, Severity, raw_error};
 pub use frame::{FrameError, FrameHeader};
 pub use frontend::FrontendTag;
 pub use reader::{Malformed, Reader};

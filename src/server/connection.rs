@@ -103,6 +103,8 @@ pub struct ServerConn {
     pub settings_uncertain: bool,
     /// Named prepared statements it holds.
     pub prepared: PreparedSet,
+    /// Prepared statements under names of the client that holds it.
+    pub client_names: Vec<Box<[u8]>>,
     /// What its unnamed prepared statement is, when we know.
     pub unnamed: Option<Arc<Definition>>,
     /// Transaction status after the last ReadyForQuery.
@@ -131,6 +133,7 @@ impl ServerConn {
             settings: Settings::none(),
             settings_uncertain: false,
             prepared: PreparedSet::default(),
+            client_names: Vec::new(),
             unnamed: None,
             status: TransactionStatus::Idle,
             opened_at: now,
@@ -188,6 +191,7 @@ impl ServerConn {
             && self.status == TransactionStatus::Idle
             && self.wire.inbox.is_empty()
             && self.wire.outbox.is_empty()
+            && self.client_names.is_empty()
             && !self.identity().is_canceled()
     }
 

@@ -14,4 +14,4 @@ pub use connection::{ServerActivity, ServerConn, ServerInfo};
 pub use login::{ConnectError, ServerTarget};
 pub use prepared::{Definition, Definitions, PreparedSet};
 pub use settings::{Settings, normalize_name};
-pub use simple::{QueryError, Rows};
+pub use simple::{QueryError, RowShape, Rows, row_shape};

@@ -1,15 +1,18 @@
 //! A simple query of our own on a server connection: probes, resets, looks at the session's state.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 
 use bytes::Buf;
 
+use crate::protocol::extended::{self, Parse};
 use crate::protocol::frame::SERVER_FRAME_LIMIT;
 use crate::protocol::{
     BackendTag, ErrorFields, Reader, SqlState, TransactionStatus, frame, frontend, parameters,
 };
 
 use super::connection::ServerConn;
+use super::prepared::Definition;
 
 /// Text rows; `None` is NULL.
 pub type Rows = Vec<Vec<Option<String>>>;
@@ -81,6 +84,71 @@ impl ServerConn {
                 self.status = status;
                 self.end_exchange();
                 return failure.map_or(Ok(rows), Err);
+            }
+        }
+    }
+}
+
+/// What decides how the rows of a statement are read.
+pub type RowShape = u64;
+
+/// The shape of a RowDescription: names, types, modifiers. Not formats, which a Bind chooses, nor where the
+/// columns come from. An empty body stands for NoData.
+pub fn row_shape(body: &[u8]) -> RowShape {
+    let mut hasher = DefaultHasher::new();
+    let mut reader = Reader::new(body);
+    let _ = reader.i16();
+    while let Ok(name) = reader.cstr() {
+        name.hash(&mut hasher);
+        let (Ok(_), Ok(_), Ok(oid), Ok(_), Ok(modifier), Ok(_)) =
+            (reader.i32(), reader.i16(), reader.i32(), reader.i16(), reader.i32(), reader.i16())
+        else {
+            break;
+        };
+        (oid, modifier).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+impl ServerConn {
+    /// Prepares a definition anew, in place of the one the server has under that name. Answers the shape of its
+    /// rows, or the body of the server's error.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the connection unclean, so it is closed and not lent.
+    pub async fn prepare_again(
+        &mut self,
+        definition: &Definition,
+    ) -> Result<Result<RowShape, Vec<u8>>, QueryError> {
+        self.begin_exchange();
+        let name = definition.server_name.as_bytes();
+        extended::close_statement(&mut self.wire.outbox, name);
+        Parse { name, sql: &definition.sql, types: &definition.types }.write(&mut self.wire.outbox, name);
+        extended::describe_statement(&mut self.wire.outbox, name);
+        frontend::sync(&mut self.wire.outbox);
+        self.wire.flush().await?;
+        let mut outcome = Ok(row_shape(b""));
+        loop {
+            let cut = frame::split(&self.wire.inbox, SERVER_FRAME_LIMIT)
+                .map_err(|error| QueryError::Protocol(error.to_string()))?;
+            let Some((header, body, _)) = cut else {
+                self.wire.fill().await?;
+                continue;
+            };
+            let tag = BackendTag(header.tag);
+            match tag {
+                BackendTag::ROW_DESCRIPTION => outcome = Ok(row_shape(body)),
+                BackendTag::ERROR_RESPONSE => outcome = Err(body.to_vec()),
+                BackendTag::READY_FOR_QUERY => {
+                    let status = body.first().copied().and_then(TransactionStatus::from_byte);
+                    self.status = status.ok_or_else(|| QueryError::Protocol("bad ReadyForQuery".into()))?;
+                }
+                _ => {}
+            }
+            self.wire.inbox.advance(header.total_len);
+            if tag == BackendTag::READY_FOR_QUERY {
+                self.end_exchange();
+                return Ok(outcome);
             }
         }
     }

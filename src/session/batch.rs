@@ -5,6 +5,7 @@
 //! that server lacks.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,8 +25,10 @@ use super::client::ClientSession;
 use super::context::SessionContext;
 use super::databases;
 use super::error::SessionError;
-use super::exchange::{Expect, Undo};
-use super::state::{MAY_SET, dotted_names, is_deallocate_all};
+use super::exchange::{Expect, Failure, Undo};
+use super::resets::MAY_RESET;
+use super::sql_names::{NAMES_STATEMENTS, deallocated, is_deallocate_all, names_in};
+use super::state::{MAY_SET, dotted_names};
 use super::statements::ClientStatements;
 
 /// What ended a batch.
@@ -59,7 +62,7 @@ pub(super) struct Plan {
     /// What its Parse messages define, in order; `None` where the name is taken.
     definitions: SmallVec<[Option<Arc<Definition>>; 2]>,
     /// It only asks about statements: no Bind, no Execute.
-    only_asks: bool,
+    pub(super) only_asks: bool,
     /// Nothing in it needs a server.
     pub(super) is_local: bool,
     pub(super) set: Option<SetCommand>,
@@ -76,6 +79,21 @@ pub(super) struct Plan {
     pub(super) databases: Vec<String>,
     /// Statements it runs.
     pub(super) queries: u64,
+    /// Names of startup settings that it may set back to the server's own value.
+    pub(super) resets: Vec<String>,
+    /// It binds or describes a named statement.
+    pub(super) uses_named: bool,
+    /// Those it executes that the client was told about and does not ask about again: where in the batch their
+    /// names are, and what they are.
+    pub(super) told: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
+    /// It may set something back to the server's own value.
+    pub(super) may_reset: bool,
+    /// It has exactly one statement.
+    pub(super) is_one_statement: bool,
+    /// Statements of the client's that SQL in it names.
+    pub(super) named_in_sql: Vec<Vec<u8>>,
+    /// The one that it deallocates, if it is a DEALLOCATE alone.
+    pub(super) deallocated: Option<Vec<u8>>,
     /// Something in it may call `nextval`.
     pub(super) sequenced: bool,
     /// It asks for `currval` or `lastval` before anything in it may have called `nextval`.
@@ -98,6 +116,13 @@ impl Default for Plan {
             writes: false,
             databases: Vec::new(),
             queries: 0,
+            resets: Vec::new(),
+            uses_named: false,
+            told: SmallVec::new(),
+            may_reset: false,
+            is_one_statement: false,
+            named_in_sql: Vec::new(),
+            deallocated: None,
             sequenced: false,
             asks_sequence: false,
         }
@@ -105,7 +130,7 @@ impl Default for Plan {
 }
 
 impl Plan {
-    fn add(&mut self, statement: &Statement, text: &[u8], lex: LexOptions) {
+    fn add(&mut self, statement: &Statement, text: &[u8], lex: LexOptions, statements: &ClientStatements) {
         if statement.is_ddl {
             self.databases.extend(databases::named(text, lex));
         }
@@ -124,7 +149,11 @@ impl Plan {
             self.unknown_functions = Some(statement.fingerprint);
         }
         if statement.session.intersects(SessionEffects::DEALLOCATE.union(SessionEffects::DISCARD_ALL)) {
-            self.deallocates_all |= is_deallocate_all(text);
+            self.deallocates_all |= is_deallocate_all(text, lex);
+        }
+        if statement.session.intersects(NAMES_STATEMENTS) {
+            self.named_in_sql.extend(names_in(text, lex, |name| statements.find(name).is_some()));
+            self.deallocated = deallocated(text, lex);
         }
         self.writes |= match statement.effect {
             Effect::Empty | Effect::Read => false,
@@ -142,6 +171,10 @@ impl Plan {
             Effect::Session | Effect::Write | Effect::Unknown => true,
         };
         self.queries += 1;
+        if statement.session.intersects(MAY_RESET) {
+            self.may_reset = true;
+        }
+        self.is_one_statement = statement.statement_count <= 1;
         self.is_local = false;
     }
 }
@@ -157,6 +190,8 @@ pub(super) fn plan(
     let mut plan = Plan::default();
     // Statements defined in this batch, which later messages of it may use.
     let mut fresh: SmallVec<[(&[u8], Arc<Definition>); 2]> = SmallVec::new();
+    // And those closed in it.
+    let mut closed: SmallVec<[&[u8]; 2]> = SmallVec::new();
     let mut parsed: SmallVec<[Arc<Definition>; 2]> = SmallVec::new();
     let mut rest = bytes;
     while let Some((header, body, tail)) = frame::split(rest, limit)? {
@@ -165,7 +200,7 @@ pub(super) fn plan(
             FrontendTag::QUERY => {
                 let text = frontend::query_text(body)?;
                 let statement = context.statements.analyze(text, lex);
-                plan.add(&statement, text, lex);
+                plan.add(&statement, text, lex, statements);
                 if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
                     plan.set = simple_set(text, lex);
                 }
@@ -174,7 +209,7 @@ pub(super) fn plan(
             FrontendTag::PARSE => {
                 let parse = Parse::read(body)?;
                 let taken = !parse.name.is_empty()
-                    && (statements.find(parse.name).is_some()
+                    && ((statements.find(parse.name).is_some() && !closed.contains(&parse.name))
                         || fresh.iter().any(|(name, _)| *name == parse.name));
                 if taken {
                     plan.definitions.push(None);
@@ -192,13 +227,25 @@ pub(super) fn plan(
                 let bind = Bind::read(body)?;
                 let known =
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
-                if let Some(definition) = known.or_else(|| statements.find(bind.statement)) {
-                    plan.add(&definition.statement, &definition.sql, lex);
+                let old = || statements.find(bind.statement).filter(|_| !closed.contains(&bind.statement));
+                if known.is_none() && statements.has_been_told(bind.statement) {
+                    let name = offset_in(bytes, bind.statement);
+                    plan.told.extend(old().map(|definition| (name, Arc::clone(definition))));
+                }
+                if let Some(definition) = known.or_else(old) {
+                    plan.add(&definition.statement, &definition.sql, lex, statements);
                     if definition.statement.session.intersects(MAY_SET) {
                         // The name of a setting may be a parameter.
                         dotted_names(bind.rest, &mut plan.custom_names);
                     }
+                } else {
+                    // A statement of SQL's PREPARE, if it is one at all: it may do anything.
+                    plan.effects.insert(SessionEffects::SQL_EXECUTE);
+                    plan.work.effect = plan.work.effect.max(Effect::Unknown);
+                    plan.writes = true;
+                    plan.sequenced = true;
                 }
+                plan.uses_named |= !bind.statement.is_empty();
                 plan.is_local = false;
                 plan.only_asks = false;
             }
@@ -206,15 +253,21 @@ pub(super) fn plan(
                 let (target, name) = extended::target(body)?;
                 plan.is_local = false;
                 plan.only_asks &= target == Named::Statement;
+                plan.uses_named |= target == Named::Statement && !name.is_empty();
+                // Whoever asks is told.
+                plan.told.clear();
                 if let Some(definition) = statements.find(name).filter(|_| target == Named::Statement) {
                     parsed.push(Arc::clone(definition));
                 }
             }
             FrontendTag::CLOSE => {
-                let (target, _) = extended::target(body)?;
+                let (target, name) = extended::target(body)?;
                 if target == Named::Portal {
                     plan.is_local = false;
                     plan.only_asks = false;
+                } else {
+                    fresh.retain(|(known, _)| *known != name);
+                    closed.push(name);
                 }
             }
             FrontendTag::SYNC | FrontendTag::FLUSH => {}
@@ -240,6 +293,12 @@ pub(super) fn plan(
         plan.work.begins_read_only = false;
     }
     Ok(plan)
+}
+
+/// Where `part` lies in `whole`, of which it is a part.
+fn offset_in(whole: &[u8], part: &[u8]) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+    start..start + part.len()
 }
 
 fn define(parse: &Parse<'_>, context: &SessionContext, lex: LexOptions) -> Arc<Definition> {
@@ -316,18 +375,23 @@ impl ClientSession {
         plan: Plan,
     ) -> Result<(), SessionError> {
         self.sync_settings(lease);
-        if batch.end == BatchEnd::Query && is_one_query(batch, &self.wire.inbox) {
+        if !plan.named_in_sql.is_empty() {
+            self.materialize(lease, &plan.named_in_sql);
+        }
+        if batch.end == BatchEnd::Query && plan.resets.is_empty() && is_one_query(batch, &self.wire.inbox) {
             self.exchange.push(Expect::Query);
             self.statements.set(b"", None);
             lease.unnamed = None;
             self.send_as_is(lease, batch.len);
             return Ok(());
         }
+        let resets = plan.resets.clone();
         // The inbox is lent to the loop and given back; what is in front of it is consumed.
         let mut inbox = std::mem::take(&mut self.wire.inbox);
         let result = self.build_extended(lease, inbox.get(..batch.len).unwrap_or_default(), plan, batch);
         inbox.advance(batch.len);
         self.wire.inbox = inbox;
+        self.restore_startup(lease, batch, &resets);
         result
     }
 
@@ -343,27 +407,45 @@ impl ClientSession {
         }
     }
 
+    /// As [`Self::sync_settings`], with a round trip of its own.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the connection unclean, and so closed.
+    pub(super) async fn sync_settings_now(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
+        if let Some(sql) = self.settings_sql(lease) {
+            lease.simple_query(&sql).await?;
+        }
+        Ok(())
+    }
+
     /// Gives the server connection this client's settings, if it has others.
     fn sync_settings(&mut self, lease: &mut ServerLease) {
+        if let Some(sql) = self.settings_sql(lease) {
+            frontend::query(&mut lease.wire.outbox, sql.as_bytes());
+            self.exchange.push(Expect::OwnQuery);
+            lease.unnamed = None;
+        }
+    }
+
+    /// The SQL for that; the connection is taken to have the settings from here on.
+    fn settings_sql(&mut self, lease: &mut ServerLease) -> Option<String> {
         if lease.settings.is_same(&self.settings) && !lease.settings_uncertain {
-            return;
+            return None;
         }
         let sql = if std::mem::take(&mut lease.settings_uncertain) {
             Some(self.settings.from_anything())
         } else {
             lease.settings.difference(&self.settings)
         };
-        if let Some(sql) = sql {
-            frontend::query(&mut lease.wire.outbox, sql.as_bytes());
-            self.exchange.push(Expect::OwnQuery);
-            lease.unnamed = None;
+        if sql.is_some() {
             let name = self.settings.value("application_name").unwrap_or_default();
             name.clone_into(&mut lease.info.application_name.lock());
         }
         lease.settings = self.settings.clone();
+        sql
     }
 
-    fn build_extended(
+    pub(super) fn build_extended(
         &mut self,
         lease: &mut ServerLease,
         bytes: &[u8],
@@ -371,6 +453,7 @@ impl ClientSession {
         batch: Batch,
     ) -> Result<(), SessionError> {
         self.evict(lease);
+        let mut bound: &[u8] = b"";
         let mut definitions = plan.definitions.into_iter();
         let mut rest = bytes;
         while let Some((header, body, tail)) = frame::split(rest, usize::MAX)? {
@@ -381,8 +464,12 @@ impl ClientSession {
                     let parse = Parse::read(body)?;
                     self.build_parse(lease, &parse, definitions.next().flatten());
                 }
-                FrontendTag::BIND => self.build_bind(lease, whole, &Bind::read(body)?),
-                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body)?,
+                FrontendTag::BIND => {
+                    let bind = Bind::read(body)?;
+                    bound = bind.statement;
+                    self.build_bind(lease, whole, &bind);
+                }
+                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body, bound)?,
                 FrontendTag::CLOSE => self.build_close(lease, whole, body)?,
                 tag => {
                     let expect = match tag {
@@ -433,7 +520,24 @@ impl ClientSession {
             self.fail_on_server(lease, ErrorResponse::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message));
             return;
         };
-        let limit = self.topology.config.limits.prepared_statements_per_client;
+        let failed = lease.status == TransactionStatus::Failed;
+        if !parse.name.is_empty() && (failed || self.may_have_sql_statements()) {
+            // SQL's PREPARE may have taken the name, or the transaction has failed: the server knows.
+            self.parse_by_own_name(lease, parse, definition);
+            return;
+        }
+        let limits = &self.topology.config.limits;
+        let limit_bytes = limits.prepared_statement_bytes_per_client;
+        if !parse.name.is_empty() && self.statements.bytes() + parse.sql.len() > limit_bytes {
+            let error = ErrorResponse::error(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                format!("prepared statements take too much memory: the limit is {limit_bytes} bytes for each client"),
+            )
+            .hint("Deallocate statements, or raise limits.prepared_statement_memory_per_client in pooler.yaml.");
+            self.fail_on_server(lease, error);
+            return;
+        }
+        let limit = limits.prepared_statements_per_client;
         if !parse.name.is_empty() && self.statements.len() >= limit {
             let error = ErrorResponse::error(
                 SqlState::CONFIGURATION_LIMIT_EXCEEDED,
@@ -463,6 +567,15 @@ impl ClientSession {
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A Parse under the client's own name, on a connection where SQL's PREPARE may have used it.
+    fn parse_by_own_name(&mut self, lease: &mut ServerLease, parse: &Parse<'_>, definition: Arc<Definition>) {
+        parse.write(&mut lease.wire.outbox, parse.name);
+        lease.client_names.push(parse.name.into());
+        let undo = self.statements.set(parse.name, Some(definition));
+        self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
+        lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Makes sure that the server has a statement of the client's, under a name that is returned.
     fn ensure_prepared(&mut self, lease: &mut ServerLease, definition: &Arc<Definition>, named: bool) {
         let write = |out: &mut BytesMut, name: &[u8]| {
@@ -489,7 +602,9 @@ impl ClientSession {
     fn build_bind(&mut self, lease: &mut ServerLease, whole: &[u8], bind: &Bind<'_>) {
         lease.pool().stats.binds.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
-            self.missing_statement(lease, bind.statement);
+            // It is one of SQL's PREPARE, or the server says that there is none.
+            lease.wire.outbox.extend_from_slice(whole);
+            self.exchange.push(Expect::Bind);
             return;
         };
         let named = !bind.statement.is_empty();
@@ -507,22 +622,24 @@ impl ClientSession {
         lease: &mut ServerLease,
         whole: &[u8],
         body: &[u8],
+        bound: &[u8],
     ) -> Result<(), SessionError> {
         let (target, name) = extended::target(body)?;
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
-            self.exchange.push(Expect::DescribePortal);
+            self.exchange.push(Expect::DescribePortal(bound.into()));
             return Ok(());
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
-            self.missing_statement(lease, name);
+            lease.wire.outbox.extend_from_slice(whole);
+            self.exchange.push(Expect::DescribeStatement(Box::default()));
             return Ok(());
         };
         let named = !name.is_empty();
         self.ensure_prepared(lease, &definition, named);
         let server_name = if named { definition.server_name.as_bytes() } else { b"" };
         extended::describe_statement(&mut lease.wire.outbox, server_name);
-        self.exchange.push(Expect::DescribeStatement);
+        self.exchange.push(Expect::DescribeStatement(name.into()));
         Ok(())
     }
 
@@ -533,9 +650,14 @@ impl ClientSession {
         body: &[u8],
     ) -> Result<(), SessionError> {
         let (target, name) = extended::target(body)?;
-        if target == Named::Portal {
+        let sql = self.statements.find(name).is_none() && self.may_have_sql_statements();
+        let own = lease.client_names.iter().any(|known| **known == *name);
+        if target == Named::Portal || sql || own {
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::Close);
+            if own {
+                self.statements.set(name, None);
+            }
         } else {
             // The server keeps it for others; it leaves when it is the least recently used.
             let undo = self.statements.set(name, None);
@@ -544,25 +666,21 @@ impl ClientSession {
         Ok(())
     }
 
-    fn missing_statement(&mut self, lease: &mut ServerLease, name: &[u8]) {
-        let message = if name.is_empty() {
-            "unnamed prepared statement does not exist".to_owned()
-        } else {
-            format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
-        };
-        self.fail_on_server(lease, ErrorResponse::error(SqlState::INVALID_STATEMENT_NAME, message));
-    }
-
     /// Makes the server fail here, so that its transaction fails and the rest of the batch is skipped, and
     /// words the error ourselves.
-    fn fail_on_server(&mut self, lease: &mut ServerLease, error: ErrorResponse) {
+    fn fail_on_server(&mut self, lease: &mut ServerLease, error: impl Into<Failure>) {
         // No statement of ours has this name, and a client's names never reach a server.
         extended::describe_statement(&mut lease.wire.outbox, b"pgweir: no such statement");
-        self.exchange.push(Expect::Fail(Box::new(error)));
+        self.exchange.push(Expect::Fail(Box::new(error.into())));
+    }
+
+    /// As [`Self::fail_batch`], with an error as a server sends it.
+    pub(super) fn fail_batch_raw(&mut self, lease: &mut ServerLease, batch: Batch, error: Vec<u8>) {
+        self.fail_batch(lease, batch, Failure::Raw(error));
     }
 
     /// Makes a whole batch fail with an error of ours, as if its first statement had.
-    pub(super) fn fail_batch(&mut self, lease: &mut ServerLease, batch: Batch, error: ErrorResponse) {
+    pub(super) fn fail_batch(&mut self, lease: &mut ServerLease, batch: Batch, error: impl Into<Failure>) {
         self.fail_on_server(lease, error);
         if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) {
             frontend::flush(&mut lease.wire.outbox);
@@ -576,9 +694,10 @@ impl ClientSession {
 
     /// Closes the statements that are over the limit on this server.
     fn evict(&mut self, lease: &mut ServerLease) {
-        let limit = lease.pool().settings().prepared_statements;
+        let settings = lease.pool().settings();
+        let (count, bytes) = (settings.prepared_statements, settings.prepared_statement_bytes);
         let now = lease.prepared.clock();
-        for definition in lease.prepared.evict(limit, now) {
+        for definition in lease.prepared.evict(count, bytes, now) {
             extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
             self.exchange.push(Expect::OwnClose);
         }

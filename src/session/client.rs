@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use crate::clients::{Activity, ClientGuard, ClientHandle, Order};
 use crate::config::PoolMode;
 use crate::net::Wire;
@@ -24,6 +26,7 @@ use super::context::SessionContext;
 use super::error::SessionError;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
+use super::heal::Heal;
 use super::pins::Pinned;
 use super::statements::ClientStatements;
 
@@ -44,11 +47,18 @@ pub(super) struct ClientSession {
     /// Settings the client has now, and those it began with.
     pub(super) settings: Settings,
     pub(super) startup: Settings,
+    /// Startup settings that are being made again behind a RESET: what the server reports of them meanwhile is
+    /// not passed on.
+    pub(super) restoring: Vec<String>,
     /// ParameterStatus as the client knows them.
     pub(super) told: Parameters,
     pub(super) lex: LexOptions,
     pub(super) statements: ClientStatements,
     pub(super) exchange: Exchange,
+    /// The batch that runs, while it may be tried again.
+    pub(super) replay: Option<(BytesMut, BatchEnd)>,
+    /// It is to be tried again.
+    pub(super) heal: Option<Box<Heal>>,
     pub(super) lease: Option<ServerLease>,
     /// Where the lease leads, and why.
     pub(super) target: Target,
@@ -79,6 +89,8 @@ pub(super) struct ClientSession {
     pub(super) pending_set: Option<SetCommand>,
     /// Statements of this client's were deallocated by SQL.
     pub(super) deallocates_all: bool,
+    /// The batch is a single statement: an error means that it did not happen.
+    pub(super) runs_one_statement: bool,
     /// Names that may be those of custom settings; the server lists its own settings, but not these.
     pub(super) custom_names: BTreeSet<String>,
     /// The last statement since the last idle moment that calls functions of which nothing is known.

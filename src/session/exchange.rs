@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
-use crate::protocol::{BackendTag, ErrorResponse, backend};
+use crate::protocol::{BackendTag, ErrorResponse, backend, raw_error};
 use crate::server::Definition;
 
 /// What is taken back when a request turns out not to have happened.
@@ -35,6 +35,9 @@ pub(super) enum Expect {
     Query,
     /// A Query of our own in front of the batch: swallowed up to ReadyForQuery.
     OwnQuery,
+    /// The same behind a batch, where an error is the batch's. Its ReadyForQuery is the client's: that of the
+    /// batch itself is swallowed.
+    OwnTry,
     /// ParseComplete for a definition; swallowed unless `visible`.
     Parse {
         /// The client asked for it.
@@ -54,20 +57,39 @@ pub(super) enum Expect {
     OwnClose,
     /// CloseComplete that we give ourselves: the statement stays on the server for others.
     InjectClose(Undo),
-    /// ParameterDescription, then RowDescription or NoData.
-    DescribeStatement,
-    /// RowDescription or NoData.
-    DescribePortal,
+    /// ParameterDescription, then RowDescription or NoData; of the client's statement with this name.
+    DescribeStatement(Box<[u8]>),
+    /// RowDescription or NoData; of a portal of the client's statement with this name.
+    DescribePortal(Box<[u8]>),
+    /// ParseComplete, or an error, for a statement under the client's own name: swallowed.
+    OwnParse,
+    /// ReadyForQuery after those, or after a batch that is tried again: swallowed.
+    OwnReady,
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
     /// An error that the server is made to raise and that we word ourselves.
-    Fail(Box<ErrorResponse>),
+    Fail(Box<Failure>),
     /// ReadyForQuery for the client's Sync.
     Sync,
     /// ReadyForQuery for a Sync of our own: swallowed.
     OwnSync,
     /// FunctionCallResponse and ReadyForQuery.
     FunctionCall,
+}
+
+/// An error that we word.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Our own.
+    Ours(ErrorResponse),
+    /// As a server has sent it, or would.
+    Raw(Vec<u8>),
+}
+
+impl From<ErrorResponse> for Failure {
+    fn from(error: ErrorResponse) -> Self {
+        Self::Ours(error)
+    }
 }
 
 /// What becomes of a message.
@@ -88,6 +110,8 @@ pub(super) struct Aftermath {
     pub(super) undone: Vec<Expect>,
     /// The error came where a Query of our own was expected.
     pub(super) own_failure: bool,
+    /// The error is nobody's business.
+    pub(super) is_ours: bool,
 }
 
 /// The queue.
@@ -98,6 +122,10 @@ pub(super) struct Exchange {
     pub(super) injected: BytesMut,
     /// Everything is skipped up to a Sync that the client has not sent yet.
     pub(super) skipping: bool,
+    /// So does the server: it must be sent that Sync before it is of use to anybody.
+    pub(super) server_skips: bool,
+    /// The next ParameterDescription was sent to the client before, when the batch was tried first.
+    pub(super) describes_again: bool,
     /// The server waits for COPY data.
     pub(super) copy_in: bool,
 }
@@ -125,7 +153,38 @@ impl Exchange {
 
     /// Whether what comes now answers a request of our own.
     pub(super) fn is_ours(&self) -> bool {
-        matches!(self.queue.front(), Some(Expect::OwnQuery))
+        matches!(
+            self.queue.front(),
+            Some(Expect::OwnQuery | Expect::OwnTry | Expect::OwnParse | Expect::OwnReady)
+        )
+    }
+
+    /// Whether a BindComplete is expected.
+    pub(super) fn expects_bind(&self) -> bool {
+        matches!(self.queue.front(), Some(Expect::Bind))
+    }
+
+    /// The client's statement of which it is about to be told what it gives back.
+    pub(super) fn describes(&self) -> Option<&[u8]> {
+        match self.queue.front() {
+            Some(Expect::DescribeStatement(name) | Expect::DescribePortal(name)) if !name.is_empty() => {
+                Some(name)
+            }
+            _ => None,
+        }
+    }
+
+    /// The ReadyForQuery that is expected next is not for the client. False when none is.
+    pub(super) fn swallow_sync(&mut self) -> bool {
+        match self.queue.front_mut() {
+            Some(front @ (Expect::Sync | Expect::OwnSync)) => {
+                *front = Expect::OwnReady;
+                // A Sync of ours: the client has not been told of an error.
+                self.skipping = false;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Emits what is to be injected at the front.
@@ -172,6 +231,8 @@ impl Exchange {
                 _ => (Verdict::Forward, false),
             },
             Expect::OwnQuery => (Verdict::Drop, tag == T::READY_FOR_QUERY),
+            Expect::OwnTry if tag == T::READY_FOR_QUERY => (Verdict::Forward, true),
+            Expect::OwnTry => (Verdict::Drop, false),
             Expect::Parse { visible, definition, .. } => match tag {
                 T::PARSE_COMPLETE => {
                     if let Some(definition) = definition {
@@ -187,9 +248,19 @@ impl Exchange {
                 T::CLOSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::DescribeStatement | Expect::DescribePortal => match tag {
-                T::PARAMETER_DESCRIPTION if matches!(front, Expect::DescribeStatement) => {
-                    (Verdict::Forward, false)
+            Expect::OwnParse => match tag {
+                T::PARSE_COMPLETE => (Verdict::Drop, true),
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::OwnReady => match tag {
+                T::READY_FOR_QUERY => (Verdict::Drop, true),
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::DescribeStatement(_) | Expect::DescribePortal(_) => match tag {
+                T::PARAMETER_DESCRIPTION if matches!(front, Expect::DescribeStatement(_)) => {
+                    // The client has it from the first try already.
+                    let again = std::mem::take(&mut self.describes_again);
+                    (if again { Verdict::Drop } else { Verdict::Forward }, false)
                 }
                 T::ROW_DESCRIPTION | T::NO_DATA => (Verdict::Forward, true),
                 _ => (Verdict::Unexpected, false),
@@ -222,6 +293,9 @@ impl Exchange {
         };
         if done {
             self.queue.pop_front();
+            if tag == T::READY_FOR_QUERY && matches!(self.queue.front(), Some(Expect::OwnTry)) {
+                return Verdict::Drop;
+            }
         }
         verdict
     }
@@ -236,11 +310,26 @@ impl Exchange {
                 aftermath.own_failure = true;
                 return Verdict::Drop;
             }
+            Some(Expect::OwnTry) => {
+                aftermath.is_ours = true;
+                return Verdict::Drop;
+            }
+            Some(Expect::OwnParse) => {
+                // What cannot be prepared is not there; the statement that needs it will be told.
+                while matches!(self.queue.front(), Some(Expect::OwnParse)) {
+                    self.queue.pop_front();
+                }
+                aftermath.is_ours = true;
+                return Verdict::Drop;
+            }
             Some(_) => {}
         }
         let mut verdict = Verdict::Forward;
         if let Some(Expect::Fail(error)) = self.queue.front() {
-            error.write(&mut self.injected);
+            match &**error {
+                Failure::Ours(error) => error.write(&mut self.injected),
+                Failure::Raw(body) => raw_error(&mut self.injected, body),
+            }
             verdict = Verdict::Drop;
         }
         while let Some(front) = self.queue.front() {
@@ -256,6 +345,7 @@ impl Exchange {
             aftermath.undone.extend(self.queue.pop_front());
         }
         self.skipping = true;
+        self.server_skips = true;
         verdict
     }
 }
@@ -349,7 +439,7 @@ mod tests {
     fn an_error_of_ours_replaces_the_servers() {
         let mut exchange = Exchange::default();
         let error = ErrorResponse::error(crate::protocol::SqlState::DUPLICATE_PREPARED_STATEMENT, "exists");
-        exchange.push(Expect::Fail(Box::new(error)));
+        exchange.push(Expect::Fail(Box::new(error.into())));
         exchange.push(Expect::Sync);
         assert_eq!(run(&mut exchange, &[T::ERROR_RESPONSE]).0, [Verdict::Drop]);
         assert_eq!(exchange.injected[0], b'E');

@@ -56,7 +56,11 @@ impl ClientSession {
         }
         let client = self.handle().id.0;
         let Some(reason) = reason else {
-            tracing::info!(client, reason = before.map(PinReason::label), "client gives its server connection back");
+            tracing::info!(
+                client,
+                reason = before.map(PinReason::label),
+                "client gives its server connection back"
+            );
             self.handle().set_pin(None);
             self.pin = None;
             return Ok(());

@@ -17,9 +17,12 @@ use crate::clients::{Activity, Order};
 use crate::config::PoolMode;
 use crate::pool::ServerLease;
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
-use crate::protocol::{BackendTag, ErrorFields, FrontendTag, TransactionStatus, frame, frontend, parameters};
+use crate::protocol::writer::message;
+use crate::protocol::{
+    BackendTag, ErrorFields, FrontendTag, TransactionStatus, backend, frame, frontend, parameters, raw_error,
+};
 use crate::route::{Reason, Target};
-use crate::server::send_cancel;
+use crate::server::{row_shape, send_cancel};
 use crate::sql::SessionEffects;
 use crate::task;
 
@@ -85,13 +88,34 @@ impl ClientSession {
         self.effects.insert(plan.effects);
         self.wrote |= self.target == Target::Primary && plan.writes;
         self.deallocates_all |= plan.deallocates_all;
+        self.runs_one_statement = plan.queries == 1 && plan.is_one_statement;
         self.custom_names.append(&mut plan.custom_names);
         self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
         self.pending_set = plan.set.take().filter(|_| lease.status == TransactionStatus::Idle);
+        if plan.may_reset {
+            let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
+            plan.resets = self.resets_in(bytes);
+        }
+        if plan.uses_named {
+            if !plan.told.is_empty()
+                && let Some(error) = self.check_shapes(&mut lease, &plan.told).await?
+            {
+                self.fail_batch_raw(&mut lease, batch, error);
+                return self.exchange_with(lease).await;
+            }
+            if self.may_replay(&lease, batch, plan.only_asks) {
+                let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
+                self.replay = Some((BytesMut::from(bytes), batch.end));
+            }
+        }
+        let deallocated = plan.deallocated.take();
         let queries = plan.queries;
         self.build(&mut lease, batch, plan)?;
         let pool = Arc::clone(lease.pool());
         let result = self.exchange_with(lease).await;
+        if let Some(name) = deallocated.filter(|_| !self.saw_error) {
+            self.statements.set(&name, None);
+        }
         let took = began.elapsed();
         pool.stats.queries.fetch_add(queries, Ordering::Relaxed);
         pool.node.statements.fetch_add(queries, Ordering::Relaxed);
@@ -107,12 +131,20 @@ impl ClientSession {
     pub(super) async fn exchange_with(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
         lease.begin_exchange();
         self.saw_error = false;
-        let result = poll_fn(|cx| self.poll_exchange(&mut lease, cx)).await;
-        self.handle().clear_deadline();
-        if let Err(error) = result {
-            lease.mark_broken();
-            return Err(error);
+        loop {
+            let result = poll_fn(|cx| self.poll_exchange(&mut lease, cx)).await;
+            self.handle().clear_deadline();
+            if let Err(error) = result {
+                lease.mark_broken();
+                return Err(error);
+            }
+            match self.heal.take() {
+                None => break,
+                Some(heal) => self.heal_plan(&mut lease, *heal).await?,
+            }
+            lease.begin_exchange();
         }
+        self.replay = None;
         if let Some(failure) = self.own_failure.take() {
             // The client's settings could not be made on this connection: its answers mean nothing.
             lease.mark_broken();
@@ -121,6 +153,9 @@ impl ClientSession {
             )));
         }
         lease.end_exchange();
+        self.after_deallocate(&mut lease);
+        // Also where no Flush was in play: a Query behind an error in a pipeline is skipped, too.
+        self.awaiting_sync |= std::mem::take(&mut self.exchange.server_skips);
         if self.awaiting_sync || lease.status != TransactionStatus::Idle {
             if self.mode == PoolMode::Statement && !self.awaiting_sync {
                 lease.mark_broken();
@@ -146,6 +181,9 @@ impl ClientSession {
         }
         if self.effects != SessionEffects::NONE {
             self.look_at_session(&mut lease).await?;
+        }
+        if !lease.client_names.is_empty() {
+            self.forget_client_names(&mut lease).await?;
         }
         if self.sequenced {
             self.pin_for_sequences(&lease)?;
@@ -337,8 +375,18 @@ impl ClientSession {
     ) -> Result<Verdict, SessionError> {
         match tag {
             BackendTag::PARAMETER_STATUS => return Ok(self.on_parameter(lease, body)),
-            BackendTag::NOTICE_RESPONSE | BackendTag::NOTIFICATION_RESPONSE => {
+            BackendTag::NOTICE_RESPONSE => {
                 return Ok(if self.exchange.is_ours() { Verdict::Drop } else { Verdict::Forward });
+            }
+            BackendTag::NOTIFICATION_RESPONSE => return Ok(self.on_notification(lease, body)),
+            _ => {}
+        }
+        match tag {
+            BackendTag::ROW_DESCRIPTION | BackendTag::NO_DATA => self.note_shape(tag, body),
+            // From here on the batch has run in part.
+            BackendTag::BIND_COMPLETE => self.replay = None,
+            BackendTag::ERROR_RESPONSE if self.replay.is_some() && self.begin_heal(lease, body) => {
+                return Ok(Verdict::Drop);
             }
             _ => {}
         }
@@ -356,20 +404,82 @@ impl ClientSession {
                     lease.status = status;
                 }
                 self.awaiting_sync &= verdict == Verdict::Drop;
+                if verdict == Verdict::Forward && !self.restoring.is_empty() {
+                    self.report_restored(lease);
+                    backend::ready_for_query(&mut self.exchange.injected, lease.status);
+                    return Ok(Verdict::Drop);
+                }
             }
-            BackendTag::ERROR_RESPONSE => self.on_error(lease, body, aftermath),
+            BackendTag::ERROR_RESPONSE => {
+                self.on_error(lease, body, aftermath);
+                if verdict == Verdict::Forward && self.reword_error(body) {
+                    return Ok(Verdict::Drop);
+                }
+            }
             _ => {}
         }
         Ok(verdict)
+    }
+
+    /// What the server reported while startup settings were made again was not passed on; in the end the client
+    /// must know what is.
+    fn report_restored(&mut self, lease: &ServerLease) {
+        self.restoring.clear();
+        let reported: Vec<_> = lease.parameters.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        for (name, value) in reported {
+            if name != "in_hot_standby" && self.told.insert(&name, &value) {
+                backend::parameter_status(&mut self.exchange.injected, &name, &value);
+            }
+        }
+        self.lex = super::state::lex_options(&self.told);
+    }
+
+    /// A client's own notifications come from the process it was told to be.
+    fn on_notification(&mut self, lease: &ServerLease, body: &[u8]) -> Verdict {
+        if body.get(..4) != Some(&lease.identity().pid.to_be_bytes()) {
+            return Verdict::Forward;
+        }
+        let id = self.handle().id.0.to_be_bytes();
+        let rest = body.get(4..).unwrap_or_default();
+        message(&mut self.exchange.injected, BackendTag::NOTIFICATION_RESPONSE.0, |b| {
+            b.extend_from_slice(&id);
+            b.extend_from_slice(rest);
+        });
+        Verdict::Drop
+    }
+
+    /// Errors that name a prepared statement name it as the client does. False when there is nothing to do.
+    fn reword_error(&mut self, body: &[u8]) -> bool {
+        let Some(reworded) = self.statements.reword(body) else { return false };
+        raw_error(&mut self.exchange.injected, &reworded);
+        true
     }
 
     fn on_error(&mut self, lease: &mut ServerLease, body: &[u8], aftermath: Aftermath) {
         let fields = ErrorFields::read(body);
         if aftermath.own_failure {
             self.own_failure = Some(fields.message_lossy().into_owned());
-        } else {
+        } else if !aftermath.is_ours {
             self.saw_error = true;
         }
+        self.undo(lease, aftermath);
+        if fields.is_fatal() {
+            // The client gets the server's own words, and then the connection ends, as it would without us.
+            lease.mark_broken();
+            self.server_ended = Some(fields.message_lossy().into_owned());
+        }
+    }
+
+    /// What the client is told of a statement's rows is remembered, for the case that they change.
+    fn note_shape(&mut self, tag: BackendTag, body: &[u8]) {
+        if let Some(name) = self.exchange.describes() {
+            let shape = row_shape(if tag == BackendTag::NO_DATA { b"" } else { body });
+            self.statements.told(name, shape);
+        }
+    }
+
+    /// Takes back what requests that did not happen would have changed.
+    pub(super) fn undo(&mut self, lease: &mut ServerLease, aftermath: Aftermath) {
         for expect in aftermath.undone.into_iter().rev() {
             match expect {
                 Expect::Parse { definition, undo, .. } => {
@@ -385,11 +495,6 @@ impl ClientSession {
                 _ => {}
             }
         }
-        if fields.is_fatal() {
-            // The client gets the server's own words, and then the connection ends, as it would without us.
-            lease.mark_broken();
-            self.server_ended = Some(fields.message_lossy().into_owned());
-        }
     }
 
     /// A setting that the server reports: the client hears of it if that is news to it.
@@ -397,7 +502,14 @@ impl ClientSession {
         let Ok((name, value)) = parameters::parse(body) else { return Verdict::Drop };
         lease.parameters.insert(name, value);
         // Standby or not is told as the primary's: the client talks to all nodes at once.
-        if name == "in_hot_standby" || !self.told.insert(name, value) {
+        if name == "in_hot_standby" {
+            return Verdict::Drop;
+        }
+        if self.restoring.iter().any(|restored| restored.eq_ignore_ascii_case(name)) {
+            // It ends as the client knows it.
+            return Verdict::Drop;
+        }
+        if !self.told.insert(name, value) {
             return Verdict::Drop;
         }
         self.lex = super::state::lex_options(&self.told);

@@ -62,7 +62,6 @@ impl ClientSession {
         if effects.contains(SessionEffects::LOAD) && !self.saw_error {
             self.set_pin(Some(PinReason::UntilDisconnect), "load", lease)?;
         }
-        self.after_deallocate(effects, lease);
         if let Some(set) = self.pending_set.take() {
             if !self.saw_error {
                 self.remember(&set, lease);
@@ -89,28 +88,30 @@ impl ClientSession {
         Ok(())
     }
 
-    /// DEALLOCATE ALL and DISCARD ALL take the statements of the protocol, too.
-    fn after_deallocate(&mut self, effects: SessionEffects, lease: &mut ServerLease) {
-        if !effects.intersects(SessionEffects::DEALLOCATE.union(SessionEffects::DISCARD_ALL)) {
+    /// DEALLOCATE ALL and DISCARD ALL take the statements of the protocol, too, and a rollback does not bring
+    /// them back.
+    pub(super) fn after_deallocate(&mut self, lease: &mut ServerLease) {
+        if !std::mem::take(&mut self.deallocates_all) {
             return;
         }
-        if std::mem::take(&mut self.deallocates_all) {
-            if self.saw_error {
+        if self.saw_error {
+            if !self.runs_one_statement {
                 // Perhaps it happened before the error, perhaps not.
                 lease.mark_broken();
-            } else {
-                self.statements.clear();
             }
-            lease.prepared.clear();
-            lease.unnamed = None;
+            return;
         }
+        self.statements.clear();
+        lease.prepared.clear();
+        lease.client_names.clear();
+        lease.unnamed = None;
     }
 
     fn remember(&mut self, set: &SetCommand, lease: &mut ServerLease) {
         let name = crate::server::normalize_name(&set.name);
-        lease.settings = lease.settings.with(&name, set.value.as_deref());
         // RESET goes back to what the client asked for when it connected.
         let value = set.value.as_deref().or(self.startup.value(&name)).map(str::to_owned);
+        lease.settings = lease.settings.with(&name, value.as_deref());
         let settings = self.settings.with(&name, value.as_deref());
         self.settings = if settings == lease.settings { lease.settings.clone() } else { settings };
     }
@@ -241,18 +242,6 @@ pub(super) fn lex_options(told: &Parameters) -> LexOptions {
     }
 }
 
-/// Whether some statement of `sql` is DEALLOCATE ALL or DISCARD ALL. Asked only of strings that hold a
-/// DEALLOCATE or DISCARD; a false "yes" costs prepared statements, so it looks at whole words only.
-pub(super) fn is_deallocate_all(sql: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(sql).to_ascii_lowercase();
-    text.split(';').any(|statement| {
-        let words: Vec<_> = statement.split_ascii_whitespace().collect();
-        words.ends_with(&["deallocate", "all"])
-            || words.ends_with(&["deallocate", "prepare", "all"])
-            || words.ends_with(&["discard", "all"])
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,17 +265,5 @@ mod tests {
         harmless.seen(fingerprint, false);
         harmless.seen(fingerprint, true);
         assert!(!harmless.is_known(fingerprint));
-    }
-
-    #[test]
-    fn all_is_told_from_a_name() {
-        for yes in
-            ["DEALLOCATE ALL", "deallocate prepare all;", "SELECT 1; DISCARD  ALL", "/* x */ DISCARD ALL"]
-        {
-            assert!(is_deallocate_all(yes.as_bytes()), "{yes}");
-        }
-        for no in ["DEALLOCATE alles", "DEALLOCATE p1", "DISCARD PLANS", "DEALLOCATE \"all\""] {
-            assert!(!is_deallocate_all(no.as_bytes()), "{no}");
-        }
     }
 }

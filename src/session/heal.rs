@@ -1,0 +1,233 @@
+//! "cached plan must not change result type": prepared again, and the statement run after all.
+//!
+//! PostgreSQL raises this error to protect a client that was told what a statement gives back and would read
+//! the rows by that. Through a pooler it also comes when the client has prepared after the change, and its
+//! server connection holds the plan of somebody who prepared before it. So the statement is prepared anew on
+//! that connection, and if the client would read the rows rightly (it was never told, was told the same, or
+//! asks again in this very batch), its batch goes on where it failed. Otherwise it gets PostgreSQL's error.
+//!
+//! Only outside transactions, where nothing of the batch has run yet.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use crate::pool::ServerLease;
+use crate::protocol::extended::{self, Bind, Target};
+use crate::protocol::{FrontendTag, Reader, TransactionStatus, backend, frame, raw_error};
+use crate::server::Definition;
+
+use super::batch::{Batch, BatchEnd, plan};
+use super::client::ClientSession;
+use super::error::SessionError;
+use super::exchange::Aftermath;
+
+/// Longest batch that is kept for a second try.
+const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+/// A batch whose first Bind met a plan that is stale.
+#[derive(Debug)]
+pub(super) struct Heal {
+    /// From that Bind on.
+    rest: BytesMut,
+    end: BatchEnd,
+    name: Vec<u8>,
+    definition: Arc<Definition>,
+    /// The body of the error.
+    error: Vec<u8>,
+}
+
+impl ClientSession {
+    /// Takes note that the first Bind of the batch met a stale plan. False when that cannot be mended.
+    pub(super) fn begin_heal(&mut self, lease: &mut ServerLease, body: &[u8]) -> bool {
+        let expected = self.exchange.expects_bind() || self.exchange.describes().is_some();
+        if !expected || !is_stale_plan(body) || lease.status != TransactionStatus::Idle {
+            return false;
+        }
+        let Some((replay, end)) = self.replay.take() else { return false };
+        let Some((skip, name)) = first_use(&replay) else { return false };
+        let Some(definition) = self.statements.find(&name).cloned() else { return false };
+        self.exchange.describes_again = !self.exchange.expects_bind();
+        let mut aftermath = Aftermath::default();
+        self.exchange.on_message(crate::protocol::BackendTag::ERROR_RESPONSE, &mut aftermath);
+        self.undo(lease, aftermath);
+        if !self.exchange.swallow_sync() {
+            return false;
+        }
+        let mut rest = replay;
+        let rest = rest.split_off(skip);
+        self.heal = Some(Box::new(Heal { rest, end, name, definition, error: body.to_vec() }));
+        true
+    }
+
+    /// Whether the batch could be tried again: it is short, and it begins and ends with its transaction.
+    pub(super) fn may_replay(&self, lease: &ServerLease, batch: Batch, only_asks: bool) -> bool {
+        (batch.end == BatchEnd::Sync || (batch.end == BatchEnd::Flush && only_asks))
+            && batch.len <= REPLAY_BYTES_MAX
+            && lease.status == TransactionStatus::Idle
+            && !self.awaiting_sync
+    }
+
+    /// Prepares the statement anew and sends the rest of the batch, or the error.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the connection unclean, and so closed.
+    pub(super) async fn heal_plan(
+        &mut self,
+        lease: &mut ServerLease,
+        heal: Heal,
+    ) -> Result<(), SessionError> {
+        let Heal { rest, end, name, definition, error } = heal;
+        lease.prepared.remove(definition.id);
+        let error = match lease.prepare_again(&definition).await? {
+            Ok(shape) => {
+                lease.prepared.insert(Arc::clone(&definition));
+                if self.statements.fits(&name, shape) || asks_again(&rest) {
+                    tracing::debug!(
+                        client = self.handle().id.0,
+                        "a statement was prepared again: its result type has changed"
+                    );
+                    let limit = self.topology.config.limits.message_bytes;
+                    let again = plan(&rest, &self.context, self.lex, &self.statements, limit)?;
+                    let batch = Batch { end, len: rest.len() };
+                    return self.build_extended(lease, &rest, again, batch);
+                }
+                error
+            }
+            Err(other) => other,
+        };
+        self.saw_error = true;
+        self.exchange.describes_again = false;
+        raw_error(&mut self.wire.outbox, &error);
+        if end == BatchEnd::Sync {
+            backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+        } else {
+            self.exchange.skipping = true;
+        }
+        Ok(())
+    }
+
+    /// Statements that the client was told about and that this connection does not have are prepared on it, and
+    /// what they give back is compared with what the client was told. Answers the error that it gets if it would
+    /// misread the rows.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the connection unclean, and so closed.
+    pub(super) async fn check_shapes(
+        &mut self,
+        lease: &mut ServerLease,
+        told: &[(Range<usize>, Arc<Definition>)],
+    ) -> Result<Option<Vec<u8>>, SessionError> {
+        if lease.status == TransactionStatus::Failed || lease.owes_replies() || self.awaiting_sync {
+            return Ok(None);
+        }
+        for (name, definition) in told {
+            if lease.prepared.touch(definition.id) {
+                continue;
+            }
+            self.sync_settings_now(lease).await?;
+            match lease.prepare_again(definition).await? {
+                Ok(shape) => {
+                    lease.prepared.insert(Arc::clone(definition));
+                    let name = self.wire.inbox.get(name.clone()).unwrap_or_default();
+                    if !self.statements.fits(name, shape) {
+                        return Ok(Some(RESULT_TYPE_CHANGED.to_vec()));
+                    }
+                }
+                Err(error) => return Ok(Some(error)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// As PostgreSQL words it.
+const RESULT_TYPE_CHANGED: &[u8] =
+    b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0";
+
+/// The error of `RevalidateCachedQuery`; its text depends on the server's language, the routine does not.
+fn is_stale_plan(body: &[u8]) -> bool {
+    let field = |key: u8| {
+        let mut reader = Reader::new(body);
+        loop {
+            match (reader.u8(), reader.cstr()) {
+                (Ok(found), Ok(value)) if found == key => return Some(value),
+                (Ok(found), Ok(_)) if found != 0 => {}
+                _ => return None,
+            }
+        }
+    };
+    field(b'C') == Some(b"0A000") && field(b'R') == Some(b"RevalidateCachedQuery")
+}
+
+/// Where the first Bind, or Describe of a statement, begins, and the statement it names.
+fn first_use(batch: &[u8]) -> Option<(usize, Vec<u8>)> {
+    let mut rest = batch;
+    while let Ok(Some((header, body, tail))) = frame::split(rest, usize::MAX) {
+        let name = match FrontendTag(header.tag) {
+            FrontendTag::BIND => Some(Bind::read(body).ok()?.statement),
+            FrontendTag::DESCRIBE => match extended::target(body).ok()? {
+                (Target::Statement, name) => Some(name),
+                (Target::Portal, _) => None,
+            },
+            _ => None,
+        };
+        if let Some(name) = name {
+            return (!name.is_empty()).then(|| (batch.len() - rest.len(), name.to_vec()));
+        }
+        rest = tail;
+    }
+    None
+}
+
+/// Whether the client asks what comes before it has it executed.
+fn asks_again(batch: &[u8]) -> bool {
+    let mut rest = batch;
+    while let Ok(Some((header, body, tail))) = frame::split(rest, usize::MAX) {
+        match FrontendTag(header.tag) {
+            FrontendTag::DESCRIBE => return extended::target(body).is_ok(),
+            FrontendTag::EXECUTE => return false,
+            _ => rest = tail,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::frontend;
+
+    fn batch() -> BytesMut {
+        let mut out = BytesMut::new();
+        extended::close_statement(&mut out, b"s");
+        Bind { portal: b"", statement: b"x", rest: b"\0\0\0\0\0\0" }.write(&mut out, b"s");
+        out
+    }
+
+    #[test]
+    fn the_first_use_is_found() {
+        let out = batch();
+        let (at, name) = first_use(&out).unwrap();
+        assert_eq!((out[at], name.as_slice()), (b'B', &b"s"[..]));
+        assert!(first_use(&out[..at]).is_none());
+    }
+
+    #[test]
+    fn a_portal_described_before_its_rows() {
+        let mut out = batch().split_off(first_use(&batch()).unwrap().0);
+        assert!(!asks_again(&out));
+        crate::protocol::writer::message(&mut out, b'D', |b| b.extend_from_slice(b"P\0"));
+        frontend::sync(&mut out);
+        assert!(asks_again(&out));
+    }
+
+    #[test]
+    fn the_error_is_known_by_its_routine() {
+        assert!(is_stale_plan(b"SFEHLER\0C0A000\0Mgecachter Plan\0RRevalidateCachedQuery\0\0"));
+        assert!(!is_stale_plan(b"SERROR\0C0A000\0Mcached plan must not change result type\0Rother\0\0"));
+        assert!(!is_stale_plan(b"SERROR\0C42P01\0RRevalidateCachedQuery\0\0"));
+        assert!(!is_stale_plan(b"garbage"));
+    }
+}
