@@ -4,6 +4,7 @@
 //! each pool, node and reason and kept.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::clients::Activity;
 use crate::cluster::{NodeState, Role};
-use crate::pool::Pool;
+use crate::pool::{Listeners, Pool};
 use crate::route::Reason;
 
 use super::Console;
@@ -91,6 +92,17 @@ impl Handles {
         describe_counter!("pgweir_node_statements_total", "Statements sent to a node");
         describe_counter!("pgweir_node_failures_total", "Times a node was found down");
         describe_counter!("pgweir_routes_total", "Routing decisions by reason");
+        describe_gauge!("pgweir_listeners", "Connections that receive notifications, outside the pools");
+        describe_gauge!(
+            "pgweir_subscriptions",
+            "Pairs of client and channel it listens to, in transaction mode"
+        );
+        describe_counter!("pgweir_notifications_total", "Notifications put into clients' mailboxes");
+        describe_counter!(
+            "pgweir_notification_overflows_total",
+            "Clients disconnected because limits.notifications_per_client was reached"
+        );
+        describe_counter!("pgweir_listeners_lost_total", "Listeners lost while clients listened");
     }
 }
 
@@ -103,6 +115,7 @@ impl Meters {
         for pool in console.pools.pools() {
             self::pool(&mut handles, &pool);
         }
+        listeners(&mut handles, &console.pools.listeners);
         let topology = console.topology.load();
         for node in topology.nodes() {
             let labels = || vec![("node", node.address.to_string())];
@@ -149,6 +162,22 @@ fn clients(handles: &mut Handles, console: &Console) {
     }
     for (state, value) in states {
         handles.gauge("pgweir_clients", vec![("state", state.to_owned())], value);
+    }
+}
+
+fn listeners(handles: &mut Handles, listeners: &Listeners) {
+    let all = listeners.all();
+    let open = all.iter().filter(|listener| listener.info().is_some()).count();
+    let subscriptions: usize = all.iter().map(|listener| listener.subscriptions()).sum();
+    handles.gauge("pgweir_listeners", Vec::new(), open as f64);
+    handles.gauge("pgweir_subscriptions", Vec::new(), subscriptions as f64);
+    let stats = &listeners.stats;
+    for (name, counter) in [
+        ("pgweir_notifications_total", &stats.delivered),
+        ("pgweir_notification_overflows_total", &stats.overflows),
+        ("pgweir_listeners_lost_total", &stats.lost),
+    ] {
+        handles.counter(name, Vec::new(), counter.load(Ordering::Relaxed));
     }
 }
 

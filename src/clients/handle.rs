@@ -62,10 +62,14 @@ pub enum Order {
     TransactionTimeout = 4,
     /// Cancel the running query: it took longer than allowed.
     QueryTimeout = 5,
+    /// Close now: more notifications wait for the client than it may have.
+    NotificationOverflow = 6,
+    /// Close now: the connection that receives its notifications is lost.
+    ListenerLost = 7,
     /// Close now: an operator said so.
-    Kill = 6,
+    Kill = 8,
     /// Close now: the process ends.
-    Shutdown = 7,
+    Shutdown = 9,
 }
 
 impl Order {
@@ -76,8 +80,10 @@ impl Order {
             3 => Self::IdleInTransactionTimeout,
             4 => Self::TransactionTimeout,
             5 => Self::QueryTimeout,
-            6 => Self::Kill,
-            7 => Self::Shutdown,
+            6 => Self::NotificationOverflow,
+            7 => Self::ListenerLost,
+            8 => Self::Kill,
+            9 => Self::Shutdown,
             _ => Self::None,
         }
     }
@@ -176,6 +182,11 @@ impl ClientHandle {
         self.waker.wake();
     }
 
+    /// Wakes the session: there is something for it.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// What the session was told. With `cx`, it is woken when that changes.
     pub fn pending_order(&self, cx: Option<&Context<'_>>) -> Order {
         if let Some(cx) = cx {
@@ -246,10 +257,10 @@ impl ClientHandle {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn handle() -> ClientHandle {
+    pub(in crate::clients) fn handle() -> ClientHandle {
         let info = ClientInfo {
             user: "u".into(),
             database: "d".into(),

@@ -7,6 +7,7 @@
 
 mod gate;
 mod lease;
+mod listener;
 mod manager;
 mod reaper;
 mod registry;
@@ -15,6 +16,7 @@ mod topology;
 
 pub use gate::{CheckoutError, Waiting};
 pub use lease::ServerLease;
+pub use listener::{Channel, ListenError, Listener, ListenerKey, ListenerStats, Listeners, listen_sql};
 pub use manager::{Pool, PoolCounts, PoolKey};
 pub use reaper::run as run_reaper;
 pub use registry::{PoolRegistry, UserKey};

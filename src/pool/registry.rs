@@ -10,6 +10,7 @@ use crate::cluster::Node;
 use crate::config::PoolSettings;
 use crate::server::ServerTarget;
 
+use super::listener::Listeners;
 use super::manager::{Pool, PoolKey};
 use super::stats::{Averages, StatsSnapshot};
 
@@ -34,6 +35,8 @@ pub struct PoolRegistry {
     period: Mutex<Period>,
     /// Workers that serve clients.
     workers: usize,
+    /// Connections that receive notifications, outside the pools.
+    pub listeners: Listeners,
 }
 
 /// The statistics period under way, and what the last one came to.

@@ -238,6 +238,12 @@ impl Topology {
             node.is_some_and(|node| same_login(&self.target(&database, &pool.key.user, node), pool.target()))
         };
         registry.close_unless(fits);
+        registry.listeners.close_unless(|listener| {
+            let Some(database) = self.database(&listener.key.database) else { return false };
+            let primary = &database.cluster.primary;
+            let target = self.target(&database, &listener.key.user, primary);
+            primary.address == listener.node.address && same_login(&target, listener.target())
+        });
         for pool in registry.pools() {
             if let Some(database) = self.database(&pool.key.database) {
                 let settings = self.pool_settings(&database, &pool.key.user);

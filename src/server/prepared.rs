@@ -256,7 +256,9 @@ mod tests {
     fn the_least_recently_used_leaves_first() {
         let (definitions, mut set) = (Definitions::default(), PreparedSet::default());
         let all: Vec<_> = (0..5).map(|n| definition(&definitions, &format!("SELECT a{n}"))).collect();
-        all.iter().for_each(|d| set.insert(Arc::clone(d)));
+        for definition in &all {
+            set.insert(Arc::clone(definition));
+        }
         assert!(set.touch(all[0].id) && set.touch(all[1].id) && !set.touch(0));
         let gone = set.evict(3, usize::MAX, set.clock());
         assert_eq!(gone.iter().map(|d| d.id).collect::<Vec<_>>(), [all[2].id, all[3].id]);

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 
 use crate::protocol::extended::{self, Parse};
 use crate::protocol::frame::SERVER_FRAME_LIMIT;
@@ -46,6 +46,7 @@ impl ServerConn {
         self.unnamed = None;
         frontend::query(&mut self.wire.outbox, sql.as_bytes());
         self.wire.flush().await?;
+        let mut heard = BytesMut::new();
         let mut rows = Rows::new();
         let mut failure = None;
         loop {
@@ -70,6 +71,9 @@ impl ServerConn {
                         self.parameters.insert(name, value);
                     }
                 }
+                BackendTag::NOTIFICATION_RESPONSE => {
+                    heard.extend_from_slice(self.wire.inbox.get(..header.total_len).unwrap_or_default());
+                }
                 BackendTag::READY_FOR_QUERY => {
                     let status = body.first().copied().and_then(TransactionStatus::from_byte);
                     ready = Some(status.ok_or_else(|| QueryError::Protocol("bad ReadyForQuery".into()))?);
@@ -82,6 +86,7 @@ impl ServerConn {
             self.wire.inbox.advance(header.total_len);
             if let Some(status) = ready {
                 self.status = status;
+                self.notifications.unsplit(heard);
                 self.end_exchange();
                 return failure.map_or(Ok(rows), Err);
             }

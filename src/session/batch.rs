@@ -67,6 +67,8 @@ pub(super) struct Plan {
     pub(super) is_local: bool,
     pub(super) set: Option<SetCommand>,
     pub(super) deallocates_all: bool,
+    /// It may begin a transaction that stays open, as far as the text tells.
+    pub(super) may_begin: bool,
     /// It begins a transaction (which pool mode statement refuses).
     pub(super) begins: bool,
     /// Names in it that may be those of custom settings.
@@ -110,6 +112,7 @@ impl Default for Plan {
             is_local: true,
             set: None,
             deallocates_all: false,
+            may_begin: false,
             begins: false,
             custom_names: BTreeSet::new(),
             unknown_functions: None,
@@ -142,6 +145,9 @@ impl Plan {
             && !may_call_nextval;
         self.sequenced |= may_call_nextval;
         self.begins |= matches!(statement.control, Some(TransactionControl::Begin { .. }));
+        self.may_begin |= self.begins
+            || statement.effect == Effect::Unknown
+            || (statement.statement_count > 1 && statement.effect >= Effect::Transaction);
         if statement.session.intersects(MAY_SET) {
             dotted_names(text, &mut self.custom_names);
         }
@@ -375,6 +381,7 @@ impl ClientSession {
         plan: Plan,
     ) -> Result<(), SessionError> {
         self.sync_settings(lease);
+        self.lend_channels(lease);
         if !plan.named_in_sql.is_empty() {
             self.materialize(lease, &plan.named_in_sql);
         }

@@ -36,6 +36,9 @@ pub(super) fn leave(pools: &PoolRegistry, names: &[String]) {
     if names.is_empty() {
         return;
     }
+    for name in names {
+        pools.listeners.close_unused(name);
+    }
     for pool in pools.pools() {
         if names.contains(&pool.target().database) {
             pool.renew(Instant::now());

@@ -252,10 +252,6 @@ impl Exchange {
                 T::PARSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::OwnReady => match tag {
-                T::READY_FOR_QUERY => (Verdict::Drop, true),
-                _ => (Verdict::Unexpected, false),
-            },
             Expect::DescribeStatement(_) | Expect::DescribePortal(_) => match tag {
                 T::PARAMETER_DESCRIPTION if matches!(front, Expect::DescribeStatement(_)) => {
                     // The client has it from the first try already.
@@ -280,7 +276,7 @@ impl Exchange {
                 _ => (Verdict::Unexpected, false),
             },
             Expect::Sync => expect_only(tag, T::READY_FOR_QUERY),
-            Expect::OwnSync => match tag {
+            Expect::OwnSync | Expect::OwnReady => match tag {
                 T::READY_FOR_QUERY => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },

@@ -101,7 +101,9 @@ impl ClientSession {
         self.exchange.describes_again = false;
         raw_error(&mut self.wire.outbox, &error);
         if end == BatchEnd::Sync {
-            backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+            if !self.listening.hold() {
+                backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+            }
         } else {
             self.exchange.skipping = true;
         }

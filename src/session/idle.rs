@@ -31,10 +31,16 @@ impl ClientSession {
                 return Poll::Ready(Ok(batch));
             }
             self.obey_while_idle(cx)?;
+            if self.listening.is_on() {
+                self.deliver()?;
+            }
             if let Poll::Ready(result) = self.wire.poll_flush(cx) {
                 result.map_err(SessionError::ClientGone)?;
                 if self.lease.is_none() {
                     self.wire.outbox = bytes::BytesMut::new();
+                }
+                if self.listening.has_mail() && self.may_deliver() {
+                    continue;
                 }
             }
             self.poll_held_server(cx)?;

@@ -26,6 +26,7 @@ use super::console;
 use super::context::SessionContext;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
+use super::listening::Listening;
 use super::start::{is_draining, refuse};
 use super::startup_options;
 use super::state::lex_options;
@@ -411,6 +412,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         unknown_functions: None,
         last_write: LastWrite::None,
         pin: None,
+        listening: Listening::default(),
         last_server: 0,
         sequenced: false,
         transaction_began: None,

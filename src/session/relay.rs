@@ -17,7 +17,6 @@ use crate::clients::{Activity, Order};
 use crate::config::PoolMode;
 use crate::pool::ServerLease;
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
-use crate::protocol::writer::message;
 use crate::protocol::{
     BackendTag, ErrorFields, FrontendTag, TransactionStatus, backend, frame, frontend, parameters, raw_error,
 };
@@ -84,9 +83,18 @@ impl ClientSession {
             self.fail_batch(&mut lease, batch, error);
             return self.exchange_with(lease).await;
         }
+        if self.concerns_listening(&plan)
+            && let Some(error) = self.prepare_listening(&mut lease, &plan, batch.end).await?
+        {
+            self.fail_batch(&mut lease, batch, error);
+            return self.exchange_with(lease).await;
+        }
         self.sequenced |= plan.sequenced;
         self.effects.insert(plan.effects);
-        self.wrote |= self.target == Target::Primary && plan.writes;
+        if self.target == Target::Primary && plan.writes {
+            self.wrote = true;
+            lease.info.notifier.store(self.handle().id.0, Ordering::Release);
+        }
         self.deallocates_all |= plan.deallocates_all;
         self.runs_one_statement = plan.queries == 1 && plan.is_one_statement;
         self.custom_names.append(&mut plan.custom_names);
@@ -179,11 +187,17 @@ impl ClientSession {
         if std::mem::take(&mut self.wrote) {
             self.last_write.acknowledged(&self.database.cluster);
         }
+        if self.listening.must_settle() {
+            self.settle_listening(&mut lease).await?;
+        }
         if self.effects != SessionEffects::NONE {
             self.look_at_session(&mut lease).await?;
         }
         if !lease.client_names.is_empty() {
             self.forget_client_names(&mut lease).await?;
+        }
+        if !lease.notifications.is_empty() {
+            self.pass_notifications(&mut lease);
         }
         if self.sequenced {
             self.pin_for_sequences(&lease)?;
@@ -246,7 +260,11 @@ impl ClientSession {
                 });
                 Ok(())
             }
-            Order::TransactionTimeout | Order::Kill | Order::Shutdown => Err(SessionError::Ordered(order)),
+            Order::TransactionTimeout
+            | Order::NotificationOverflow
+            | Order::ListenerLost
+            | Order::Kill
+            | Order::Shutdown => Err(SessionError::Ordered(order)),
         }
     }
 
@@ -404,10 +422,8 @@ impl ClientSession {
                     lease.status = status;
                 }
                 self.awaiting_sync &= verdict == Verdict::Drop;
-                if verdict == Verdict::Forward && !self.restoring.is_empty() {
-                    self.report_restored(lease);
-                    backend::ready_for_query(&mut self.exchange.injected, lease.status);
-                    return Ok(Verdict::Drop);
+                if verdict == Verdict::Forward {
+                    return Ok(self.on_ready(lease));
                 }
             }
             BackendTag::ERROR_RESPONSE => {
@@ -421,6 +437,23 @@ impl ClientSession {
         Ok(verdict)
     }
 
+    /// A ReadyForQuery for the client: as it came, in words of ours, or later.
+    fn on_ready(&mut self, lease: &ServerLease) -> Verdict {
+        let restored = !self.restoring.is_empty();
+        if restored {
+            self.report_restored(lease);
+        }
+        let ended = lease.status == TransactionStatus::Idle && self.exchange.is_done();
+        if ended && self.listening.hold() {
+            return Verdict::Drop;
+        }
+        if restored {
+            backend::ready_for_query(&mut self.exchange.injected, lease.status);
+            return Verdict::Drop;
+        }
+        Verdict::Forward
+    }
+
     /// What the server reported while startup settings were made again was not passed on; in the end the client
     /// must know what is.
     fn report_restored(&mut self, lease: &ServerLease) {
@@ -432,20 +465,6 @@ impl ClientSession {
             }
         }
         self.lex = super::state::lex_options(&self.told);
-    }
-
-    /// A client's own notifications come from the process it was told to be.
-    fn on_notification(&mut self, lease: &ServerLease, body: &[u8]) -> Verdict {
-        if body.get(..4) != Some(&lease.identity().pid.to_be_bytes()) {
-            return Verdict::Forward;
-        }
-        let id = self.handle().id.0.to_be_bytes();
-        let rest = body.get(4..).unwrap_or_default();
-        message(&mut self.exchange.injected, BackendTag::NOTIFICATION_RESPONSE.0, |b| {
-            b.extend_from_slice(&id);
-            b.extend_from_slice(rest);
-        });
-        Verdict::Drop
     }
 
     /// Errors that name a prepared statement name it as the client does. False when there is nothing to do.

@@ -201,11 +201,11 @@ impl Harmless {
     /// It has left something once: never believed again.
     const NEVER: u8 = u8::MAX;
 
-    fn is_known(&self, fingerprint: Fingerprint) -> bool {
+    pub(super) fn is_known(&self, fingerprint: Fingerprint) -> bool {
         self.0.lock().get(&fingerprint).is_some_and(|times| *times != Self::NEVER && *times >= Self::TIMES)
     }
 
-    fn seen(&self, fingerprint: Fingerprint, nothing_left: bool) {
+    pub(super) fn seen(&self, fingerprint: Fingerprint, nothing_left: bool) {
         let mut map = self.0.lock();
         if map.len() >= Self::STATEMENTS_MAX {
             map.clear();

@@ -50,6 +50,7 @@ const NODE: &[&str] = &[
     "pg_is_in_recovery",
     "pg_is_other_temp_schema",
     "pg_is_wal_replay_paused",
+    "pg_listening_channels",
     "pg_my_temp_schema",
     "pg_postmaster_start_time",
     "pg_safe_snapshot_blocking_pids",
@@ -123,6 +124,7 @@ pub(super) fn builtin(name: &str) -> Meaning {
 pub(super) fn session_effects(name: &str) -> SessionEffects {
     match name {
         "pg_notify" => SessionEffects::NOTIFY,
+        "pg_listening_channels" => SessionEffects::SHOWS_LISTENING,
         "currval" | "lastval" => SessionEffects::SEQUENCE_VALUE,
         "set_config" => SessionEffects::SETTING,
         _ if name.starts_with("query_to_xml") => SessionEffects::UNKNOWN_PROCEDURE,
