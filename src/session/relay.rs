@@ -223,13 +223,16 @@ impl ClientSession {
         self.obey_while_running(lease, cx)?;
         loop {
             let mut progress = self.poll_to_server(lease, cx);
-            if self.wire.outbox.len() < HIGH_WATER_BYTES && !self.is_answered() {
+            let is_full = self.wire.outbox.len() >= HIGH_WATER_BYTES;
+            if !is_full && !self.is_answered() {
                 progress |= self.poll_from_server(lease, cx)?;
             }
             match self.wire.poll_flush(cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
+            // Nobody wakes us for a server that was not asked.
+            progress |= is_full && self.wire.outbox.len() < HIGH_WATER_BYTES;
             // What the client has not taken yet is written while the connection is in the pool already.
             if self.is_answered() && self.send_from_inbox == 0 && lease.wire.outbox.is_empty() {
                 return Poll::Ready(Ok(()));

@@ -20,7 +20,7 @@ class Variant:
         target.servers.fresh_databases("asyncpg")
         target.servers.drop_roles()
         environ = target.environment("asyncpg", PYTHONPATH=str(tools.HERE), PYTHONHASHSEED="0")
-        command = [python, "-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider", "tests", *tools.picked(selection)]
+        command = [python, "-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider", "--continue-on-collection-errors", "tests", *tools.picked(selection)]
         return tools.recorded(command, tests, environ, log, 1800)
 
 

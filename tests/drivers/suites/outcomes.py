@@ -1,7 +1,8 @@
 """What became of each test of a run, and how two runs differ.
 
 A recorder inside the suite's own runner writes one JSON object a line: {"test": …, "outcome": …,
-"detail": …}. Outcomes are passed, failed, skipped; an expected failure counts as passed.
+"detail": …}. Outcomes are passed, failed, skipped; an expected failure counts as passed. A test that
+only "started" never came to its end.
 """
 
 import collections
@@ -37,13 +38,18 @@ class Run:
 
 def read(path):
     """The lines of a recorder; the last may be cut off when the suite was killed."""
-    run = Run()
+    run, started = Run(), set()
     for line in pathlib.Path(path).read_text().splitlines():
         try:
             said = json.loads(line)
         except ValueError:
             continue
-        run.add(said["test"], said["outcome"], said.get("detail", ""))
+        if said["outcome"] == "started":
+            started.add(said["test"])
+        else:
+            run.add(said["test"], said["outcome"], said.get("detail", ""))
+    for test in started - set(run.tests):
+        run.add(test, FAILED, "it began and did not end")
     return run
 
 

@@ -24,7 +24,7 @@ class Variant:
         environ = target.environment("psycopg2_test", PYTHONPATH=str(tools.HERE), PYTHONHASHSEED="0")
         environ["PSYCOPG2_TESTDB"] = "psycopg2_test"
         environ["PSYCOPG2_TEST_REPL_DSN"] = ""
-        command = [python, "-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider", "tests", *tools.picked(selection)]
+        command = [python, "-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider", "--continue-on-collection-errors", "tests", *tools.picked(selection)]
         return tools.recorded(command, tests, environ, log, 1200)
 
 

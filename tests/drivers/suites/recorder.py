@@ -19,6 +19,10 @@ def record(test, outcome, detail=""):
 # --- pytest ---
 
 
+def pytest_runtest_logstart(nodeid, location):
+    record(nodeid, "started")
+
+
 def pytest_runtest_logreport(report):
     if report.when == "call" or report.outcome != "passed":
         expected = hasattr(report, "wasxfail")
@@ -38,6 +42,10 @@ def result_class(base):
     """`base` that also records; with --parallel the events of the workers are replayed into it."""
 
     class Recording(base):
+        def startTest(self, test):
+            record(test.id(), "started")
+            super().startTest(test)
+
         def addSuccess(self, test):
             record(test.id(), "passed")
             super().addSuccess(test)

@@ -10,8 +10,8 @@ import datetime
 import importlib
 import json
 import pathlib
+import signal
 import sys
-import time
 
 import outcomes
 import servers
@@ -83,6 +83,8 @@ def main():
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no such suite: {', '.join(sorted(unknown))}")
     sys.stdout.reconfigure(line_buffering=True)
+    # What we have started ends with us, also when a time limit ends us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
 
     known, rows, failed, compared = outcomes.known_differences(), [], [], []
     chosen = [
