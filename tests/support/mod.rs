@@ -17,6 +17,7 @@
 mod inprocess;
 pub mod messages;
 mod pooler;
+pub mod talk;
 pub mod wire;
 
 use std::sync::OnceLock;
