@@ -218,7 +218,11 @@ impl Arena {
         let login = |node: usize| RawClient::login(cluster.port(node), &database.name);
         let (setup, replicas) = (login(0), (1..cluster.nodes.len()).map(login).collect());
         let poolers = CONFIGURATIONS
-            .map(|(name, yaml)| (name, Pgweir::start(&format!("{yaml}{}", database.yaml()))))
+            .map(|(name, yaml)| {
+                let mut pgweir = Pgweir::start(&format!("{yaml}{}", database.yaml()));
+                pgweir.may_be_unclean = true;
+                (name, pgweir)
+            })
             .into();
         Self { database, setup, is_set_up: false, replicas, poolers }
     }
@@ -375,6 +379,7 @@ fn generated_conversations() {
                         let _ =
                             write!(report, "\n(not again in three more runs)\n{}", arena.transcript(&case));
                     }
+                    println!("{report}\n");
                     failures.lock().unwrap().push(report);
                 }
             })

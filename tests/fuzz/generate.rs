@@ -219,7 +219,7 @@ impl Case {
         let turns = 2 + random.below(9);
         // A case keeps to some statements, so that they have to do with each other.
         let few = (0..4 + random.below(10)).map(|_| random.below(STATEMENTS.len())).collect();
-        let breaks = random.percent(0);
+        let breaks = random.percent(25);
         let mut generator = Generator { random, few, breaks };
         let turns = (0..turns).map(|_| generator.turn(clients)).collect();
         Self { clients, turns }
