@@ -54,6 +54,10 @@ impl Handles {
         }
         describe_gauge!("pgweir_clients", "Clients by state: idle, active, waiting, login");
         describe_gauge!("pgweir_server_connections", "Server connections by state: idle, active, opening");
+        describe_gauge!(
+            "pgweir_replication_connections",
+            "Replication connections, each a server connection of its own"
+        );
         describe_gauge!("pgweir_pool_size", "Server connections a pool may have");
         describe_gauge!("pgweir_clients_waiting", "Clients that wait for a server connection");
         describe_gauge!("pgweir_oldest_wait_seconds", "How long the oldest of them has waited");
@@ -160,6 +164,11 @@ fn clients(handles: &mut Handles, console: &Console) {
         handles.gauge("pgweir_pins", labels(), now.count() as f64);
         handles.counter("pgweir_pins_total", labels(), total);
     }
+    handles.gauge(
+        "pgweir_replication_connections",
+        Vec::new(),
+        console.pools.replication.snapshot().len() as f64,
+    );
     for (state, value) in states {
         handles.gauge("pgweir_clients", vec![("state", state.to_owned())], value);
     }

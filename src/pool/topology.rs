@@ -63,6 +63,9 @@ pub struct DatabaseEntry {
     pub cluster: Cluster,
     /// Where its statements went.
     pub routes: Arc<RouteCounters>,
+    /// Grows with each change of the catalog that passes through here: what was prepared before is not what the
+    /// same text would be now.
+    pub catalog_epoch: Arc<AtomicU64>,
     /// Reported settings by (user, startup settings).
     pub reported: ReportedCache,
 }
@@ -270,6 +273,7 @@ fn entry(
         settings: settings.clone(),
         cluster,
         routes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.routes)),
+        catalog_epoch: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog_epoch)),
         reported: Mutex::default(),
     })
 }

@@ -101,6 +101,8 @@ pub(super) struct ClientSession {
     pub(super) listening: Listening,
     /// The number of the server connection it had last.
     pub(super) last_server: u64,
+    /// The present transaction changes the catalog.
+    pub(super) changes_catalog: bool,
     /// Something in the present transaction may have called `nextval`.
     pub(super) sequenced: bool,
     pub(super) turn: u32,

@@ -89,7 +89,8 @@ impl ClientSession {
                         "a statement was prepared again: its result type has changed"
                     );
                     let limit = self.topology.config.limits.message_bytes;
-                    let again = plan(&rest, &self.context, self.lex, &self.statements, limit)?;
+                    let again =
+                        plan(&rest, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
                     let batch = Batch { end, len: rest.len() };
                     return self.build_extended(lease, &rest, again, batch);
                 }

@@ -27,7 +27,6 @@ use crate::task;
 
 use super::batch::{Batch, plan};
 use super::client::ClientSession;
-use super::databases;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Verdict};
 
@@ -41,7 +40,7 @@ impl ClientSession {
     pub(super) async fn run_batch(&mut self, batch: Batch) -> Result<(), SessionError> {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, limit)?;
+        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
         if self.lease.is_none() && plan.is_local && room {
             return self.run_locally(batch, plan);
@@ -54,7 +53,7 @@ impl ClientSession {
             }
             return Ok(());
         }
-        databases::leave(&self.context.pools, &plan.databases);
+        let _left = self.leave_databases(&plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
@@ -90,6 +89,7 @@ impl ClientSession {
             return self.exchange_with(lease).await;
         }
         self.sequenced |= plan.sequenced;
+        self.changes_catalog |= plan.changes_catalog;
         self.effects.insert(plan.effects);
         if self.target == Target::Primary && plan.writes {
             self.wrote = true;
@@ -211,7 +211,7 @@ impl ClientSession {
         }
         self.handle().unlink();
         lease.checkin();
-        self.handle().set_activity(Activity::Idle, Instant::now());
+        self.handle().set_activity(Activity::Idle, self.handle().epoch());
         Ok(())
     }
 
@@ -223,16 +223,16 @@ impl ClientSession {
         self.obey_while_running(lease, cx)?;
         loop {
             let mut progress = self.poll_to_server(lease, cx);
-            let is_full = self.wire.outbox.len() >= HIGH_WATER_BYTES;
-            if !is_full && !self.is_answered() {
+            let withheld = self.wire.outbox.len() >= HIGH_WATER_BYTES;
+            if !withheld && !self.is_answered() {
                 progress |= self.poll_from_server(lease, cx)?;
             }
             match self.wire.poll_flush(cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
-            // Nobody wakes us for a server that was not asked.
-            progress |= is_full && self.wire.outbox.len() < HIGH_WATER_BYTES;
+            // The client has taken some: the server was not asked for more, so nothing else would wake us.
+            progress |= withheld && self.wire.outbox.len() < HIGH_WATER_BYTES;
             // What the client has not taken yet is written while the connection is in the pool already.
             if self.is_answered() && self.send_from_inbox == 0 && lease.wire.outbox.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -242,6 +242,11 @@ impl ClientSession {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// The present epoch of the database's catalog.
+    pub(super) fn catalog_epoch(&self) -> u64 {
+        self.database.catalog_epoch.load(Ordering::Acquire)
     }
 
     fn is_answered(&self) -> bool {
@@ -424,6 +429,11 @@ impl ClientSession {
                 if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
                     lease.status = status;
                 }
+                if self.changes_catalog && lease.status == TransactionStatus::Idle {
+                    // Before the client hears of it.
+                    self.changes_catalog = false;
+                    self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
+                }
                 self.awaiting_sync &= verdict == Verdict::Drop;
                 if verdict == Verdict::Forward {
                     return Ok(self.on_ready(lease));
@@ -431,6 +441,9 @@ impl ClientSession {
             }
             BackendTag::ERROR_RESPONSE => {
                 self.on_error(lease, body, aftermath);
+                // The server skips all that comes up to a Sync, also when the batch ended with a Query that
+                // it skipped, too: nobody else can use it before.
+                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
                 if verdict == Verdict::Forward && self.reword_error(body) {
                     return Ok(Verdict::Drop);
                 }
