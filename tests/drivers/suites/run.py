@@ -7,6 +7,7 @@ Every test must do the same in both runs, but for those that known_differences.t
 import argparse
 import contextlib
 import datetime
+import fnmatch
 import importlib
 import json
 import pathlib
@@ -74,7 +75,7 @@ def main():
     parser = argparse.ArgumentParser(prog="scripts/drivers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES) + "; default: all of them")
     parser.add_argument("--selection", default="all", help="all, database, ci, or what the suite's own runner can select by")
-    parser.add_argument("--variant", action="append", help="only these variants of a suite")
+    parser.add_argument("--variant", action="append", help="only these variants of a suite; may have wildcards")
     parser.add_argument("--list", action="store_true", help="name the variants and end")
     parser.add_argument("--rotate", action="store_true", help="each transaction on another server connection, checked when it returns")
     parser.add_argument("--primary-only", action="store_true", help="pgweir knows no replicas")
@@ -91,8 +92,10 @@ def main():
         variant
         for name in options.names or NAMES
         for variant in importlib.import_module(f"{name}_suite").variants(options.selection)
-        if not options.variant or str(variant) in options.variant
+        if not options.variant or any(fnmatch.fnmatchcase(str(variant), pattern) for pattern in options.variant)
     ]
+    if not chosen:
+        parser.error("there is no such variant; --list names them")
     if options.list:
         say("\n".join(map(str, chosen)))
         return
