@@ -31,6 +31,7 @@ mod notifications;
 mod pins;
 mod relay;
 mod resets;
+mod settings;
 mod sql_names;
 mod start;
 mod startup_options;
