@@ -100,6 +100,17 @@ fn session_state(client: &Client) -> Pin<Box<dyn Future<Output = Result<(), Erro
     })
 }
 
+fn listening(client: &Client) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + '_>> {
+    Box::pin(async move {
+        client.batch_execute("LISTEN news").await?;
+        client.batch_execute("NOTIFY news, 'own'").await?;
+        client.batch_execute("BEGIN").await?;
+        client.batch_execute("LISTEN other; NOTIFY other; UNLISTEN news").await?;
+        client.batch_execute("COMMIT").await?;
+        client.simple_query("SELECT * FROM pg_listening_channels()").await.map(drop)
+    })
+}
+
 fn errors(client: &Client) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + '_>> {
     Box::pin(async move {
         let _ = client.simple_query("SELECT 1/0").await;
@@ -201,6 +212,8 @@ async fn cancel_everywhere(name: &str, script: Script) {
         let context = format!("after {name} was dropped at poll {polls}");
         let ended = serve_for(&app, &database.name, script, polls).await;
         nothing_is_lent(&app, &context).await;
+        let listeners = app.context.pools.listeners.all();
+        assert_eq!(listeners.iter().map(|listener| listener.subscriptions()).sum::<usize>(), 0, "{context}");
         next_client_sees_clean_data(&app, &database.name, &context).await;
         nothing_is_lent(&app, &context).await;
         ends = if ended { ends + 1 } else { 0 };
@@ -225,7 +238,7 @@ macro_rules! scripts {
     };
 }
 
-scripts!(simple, prepared, transaction, copy_in, copy_out, settings, session_state, errors);
+scripts!(simple, prepared, transaction, copy_in, copy_out, settings, session_state, listening, errors);
 
 /// A client dropped while it waits in the queue gives its place up, and the connection it was waiting for
 /// goes to the next.

@@ -296,7 +296,10 @@ fn decode((tag, body): &Message, own_pid: i32) -> String {
             json!({"columns": columns.collect::<Vec<_>>()})
         }
         b't' => {
-            let types = (0..b.i16()).map(|_| b.i32());
+            let types = (0..b.i16()).map(|_| match b.i32() {
+                oid if oid >= 16384 => json!("own"),
+                oid => json!(oid),
+            });
             json!({"types": types.collect::<Vec<_>>()})
         }
         b'V' => match b.i32() {

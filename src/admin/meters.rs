@@ -4,6 +4,7 @@
 //! each pool, node and reason and kept.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::clients::Activity;
 use crate::cluster::{NodeState, Role};
-use crate::pool::Pool;
+use crate::pool::{Listeners, Pool};
 use crate::route::Reason;
 
 use super::Console;
@@ -53,6 +54,10 @@ impl Handles {
         }
         describe_gauge!("pgweir_clients", "Clients by state: idle, active, waiting, login");
         describe_gauge!("pgweir_server_connections", "Server connections by state: idle, active, opening");
+        describe_gauge!(
+            "pgweir_replication_connections",
+            "Replication connections, each a server connection of its own"
+        );
         describe_gauge!("pgweir_pool_size", "Server connections a pool may have");
         describe_gauge!("pgweir_clients_waiting", "Clients that wait for a server connection");
         describe_gauge!("pgweir_oldest_wait_seconds", "How long the oldest of them has waited");
@@ -91,6 +96,17 @@ impl Handles {
         describe_counter!("pgweir_node_statements_total", "Statements sent to a node");
         describe_counter!("pgweir_node_failures_total", "Times a node was found down");
         describe_counter!("pgweir_routes_total", "Routing decisions by reason");
+        describe_gauge!("pgweir_listeners", "Connections that receive notifications, outside the pools");
+        describe_gauge!(
+            "pgweir_subscriptions",
+            "Pairs of client and channel it listens to, in transaction mode"
+        );
+        describe_counter!("pgweir_notifications_total", "Notifications put into clients' mailboxes");
+        describe_counter!(
+            "pgweir_notification_overflows_total",
+            "Clients disconnected because limits.notifications_per_client was reached"
+        );
+        describe_counter!("pgweir_listeners_lost_total", "Listeners lost while clients listened");
     }
 }
 
@@ -103,6 +119,7 @@ impl Meters {
         for pool in console.pools.pools() {
             self::pool(&mut handles, &pool);
         }
+        listeners(&mut handles, &console.pools.listeners);
         let topology = console.topology.load();
         for node in topology.nodes() {
             let labels = || vec![("node", node.address.to_string())];
@@ -147,8 +164,29 @@ fn clients(handles: &mut Handles, console: &Console) {
         handles.gauge("pgweir_pins", labels(), now.count() as f64);
         handles.counter("pgweir_pins_total", labels(), total);
     }
+    handles.gauge(
+        "pgweir_replication_connections",
+        Vec::new(),
+        console.pools.replication.snapshot().len() as f64,
+    );
     for (state, value) in states {
         handles.gauge("pgweir_clients", vec![("state", state.to_owned())], value);
+    }
+}
+
+fn listeners(handles: &mut Handles, listeners: &Listeners) {
+    let all = listeners.all();
+    let open = all.iter().filter(|listener| listener.info().is_some()).count();
+    let subscriptions: usize = all.iter().map(|listener| listener.subscriptions()).sum();
+    handles.gauge("pgweir_listeners", Vec::new(), open as f64);
+    handles.gauge("pgweir_subscriptions", Vec::new(), subscriptions as f64);
+    let stats = &listeners.stats;
+    for (name, counter) in [
+        ("pgweir_notifications_total", &stats.delivered),
+        ("pgweir_notification_overflows_total", &stats.overflows),
+        ("pgweir_listeners_lost_total", &stats.lost),
+    ] {
+        handles.counter(name, Vec::new(), counter.load(Ordering::Relaxed));
     }
 }
 

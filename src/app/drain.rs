@@ -88,6 +88,7 @@ pub(super) async fn drain(context: &SessionContext, accepting: Vec<JoinHandle<()
     context.clients.order_all(Order::Shutdown);
     let _ = tokio::time::timeout(GOODBYE, empty(context)).await;
     context.pools.close_unless(|_| false);
+    context.pools.listeners.close_unless(|_| false);
 }
 
 async fn empty(context: &SessionContext) {

@@ -10,7 +10,9 @@ use crate::cluster::Node;
 use crate::config::PoolSettings;
 use crate::server::ServerTarget;
 
+use super::listener::Listeners;
 use super::manager::{Pool, PoolKey};
+use super::replication::ReplicationServers;
 use super::stats::{Averages, StatsSnapshot};
 
 /// The statistics period, as PgBouncer's `stats_period`.
@@ -34,6 +36,10 @@ pub struct PoolRegistry {
     period: Mutex<Period>,
     /// Workers that serve clients.
     workers: usize,
+    /// Connections that receive notifications, outside the pools.
+    pub listeners: Listeners,
+    /// Connections that belong to no pool.
+    pub replication: Arc<ReplicationServers>,
 }
 
 /// The statistics period under way, and what the last one came to.

@@ -63,6 +63,9 @@ pub struct DatabaseEntry {
     pub cluster: Cluster,
     /// Where its statements went.
     pub routes: Arc<RouteCounters>,
+    /// Grows with each change of the catalog that passes through here: what was prepared before is not what the
+    /// same text would be now.
+    pub catalog_epoch: Arc<AtomicU64>,
     /// Reported settings by (user, startup settings).
     pub reported: ReportedCache,
 }
@@ -238,6 +241,12 @@ impl Topology {
             node.is_some_and(|node| same_login(&self.target(&database, &pool.key.user, node), pool.target()))
         };
         registry.close_unless(fits);
+        registry.listeners.close_unless(|listener| {
+            let Some(database) = self.database(&listener.key.database) else { return false };
+            let primary = &database.cluster.primary;
+            let target = self.target(&database, &listener.key.user, primary);
+            primary.address == listener.node.address && same_login(&target, listener.target())
+        });
         for pool in registry.pools() {
             if let Some(database) = self.database(&pool.key.database) {
                 let settings = self.pool_settings(&database, &pool.key.user);
@@ -264,6 +273,7 @@ fn entry(
         settings: settings.clone(),
         cluster,
         routes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.routes)),
+        catalog_epoch: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog_epoch)),
         reported: Mutex::default(),
     })
 }

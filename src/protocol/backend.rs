@@ -91,6 +91,14 @@ pub fn ready_for_query(out: &mut BytesMut, status: TransactionStatus) {
     message(out, BackendTag::READY_FOR_QUERY.0, |b| b.put_u8(status.as_byte()));
 }
 
+/// Appends a NotificationResponse; `text` is the channel and the payload, each with its NUL.
+pub fn notification(out: &mut BytesMut, pid: i32, text: &[u8]) {
+    message(out, BackendTag::NOTIFICATION_RESPONSE.0, |b| {
+        b.put_i32(pid);
+        b.put_slice(text);
+    });
+}
+
 /// Appends a message that has no body.
 pub fn bare(out: &mut BytesMut, tag: BackendTag) {
     message(out, tag.0, |_| {});

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Instant, SystemTime};
 
+use bytes::BytesMut;
 use parking_lot::Mutex;
 
 use crate::clients::ServerIdentity;
@@ -49,6 +50,8 @@ pub struct ServerInfo {
     pub client: AtomicU32,
     /// Microseconds after `opened_at` at which it was last lent.
     pub lent_micros: AtomicU64,
+    /// The client that last ran something on it that may notify others, 0 for none.
+    pub notifier: AtomicU32,
     /// Prepared statements it holds.
     pub prepared_statements: AtomicU32,
     /// `application_name` of the client it was last lent to.
@@ -72,6 +75,7 @@ impl ServerInfo {
             activity: AtomicU8::new(0),
             client: AtomicU32::new(0),
             lent_micros: AtomicU64::new(0),
+            notifier: AtomicU32::new(0),
             prepared_statements: AtomicU32::new(0),
             application_name: Mutex::new(String::new()),
         }
@@ -107,6 +111,8 @@ pub struct ServerConn {
     pub client_names: Vec<Box<[u8]>>,
     /// What its unnamed prepared statement is, when we know.
     pub unnamed: Option<Arc<Definition>>,
+    /// NotificationResponses that came with answers to queries of our own, as they came.
+    pub notifications: BytesMut,
     /// Transaction status after the last ReadyForQuery.
     pub status: TransactionStatus,
     /// When it was opened.
@@ -135,6 +141,7 @@ impl ServerConn {
             prepared: PreparedSet::default(),
             client_names: Vec::new(),
             unnamed: None,
+            notifications: BytesMut::new(),
             status: TransactionStatus::Idle,
             opened_at: now,
             retire_at: None,
@@ -191,6 +198,7 @@ impl ServerConn {
             && self.status == TransactionStatus::Idle
             && self.wire.inbox.is_empty()
             && self.wire.outbox.is_empty()
+            && self.notifications.is_empty()
             && self.client_names.is_empty()
             && !self.identity().is_canceled()
     }

@@ -191,10 +191,17 @@ async fn open(target: &ServerTarget) -> Result<ServerConn, LoginError> {
     Ok(ServerConn::new(wire, info, parameters, Instant::now()))
 }
 
+/// The number of the next server connection.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
 /// Numbers server connections; starts at 1.
 fn next_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+/// How many server connections the process has opened so far.
+pub fn connections_opened() -> u64 {
+    NEXT_ID.load(Ordering::Relaxed) - 1
 }
 
 fn addresses(socket: &Socket, node: &NodeAddress) -> ((String, u16), (String, u16)) {

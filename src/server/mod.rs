@@ -11,7 +11,7 @@ mod simple;
 
 pub use cancel::send_cancel;
 pub use connection::{ServerActivity, ServerConn, ServerInfo};
-pub use login::{ConnectError, ServerTarget};
+pub use login::{ConnectError, ServerTarget, connections_opened};
 pub use prepared::{Definition, Definitions, PreparedSet};
-pub use settings::{Settings, normalize_name};
+pub use settings::{Settings, SettingsPool, normalize_name};
 pub use simple::{QueryError, RowShape, Rows, row_shape};

@@ -62,7 +62,7 @@ impl Texts {
 }
 
 #[derive(Debug)]
-struct Key(Box<[u8]>, Box<[u8]>, bool);
+struct Key(Box<[u8]>, Box<[u8]>, bool, u64);
 
 impl Key {
     fn bytes(&self) -> usize {
@@ -72,7 +72,7 @@ impl Key {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0 && self.1 == other.1 && self.2 == other.2
+        self.0 == other.0 && self.1 == other.1 && self.2 == other.2 && self.3 == other.3
     }
 }
 
@@ -83,21 +83,24 @@ impl Hash for Key {
         self.0.hash(state);
         self.1.hash(state);
         self.2.hash(state);
+        self.3.hash(state);
     }
 }
 
 impl Definitions {
     /// The definition of this text and these types. `conforming` is the client's
-    /// `standard_conforming_strings`: the same text may mean something else without it.
+    /// `standard_conforming_strings`: the same text may mean something else without it. `epoch` is that of the
+    /// catalog: a type made anew under the same name has another number.
     pub fn intern(
         &self,
         sql: &[u8],
         types: &[u8],
         conforming: bool,
+        epoch: u64,
         statement: &Arc<Statement>,
     ) -> Arc<Definition> {
         let mut texts = self.by_text.lock();
-        let key = Key(sql.into(), types.into(), conforming);
+        let key = Key(sql.into(), types.into(), conforming, epoch);
         if let Some(found) = texts.map.get(&key).and_then(Weak::upgrade) {
             return found;
         }
@@ -144,6 +147,8 @@ pub struct PreparedSet {
     order: VecDeque<(u64, u64)>,
     bytes: usize,
     clock: u64,
+    /// Something was added since the last look at the bounds.
+    grew: bool,
 }
 
 impl PreparedSet {
@@ -164,6 +169,7 @@ impl PreparedSet {
     pub fn insert(&mut self, definition: Arc<Definition>) {
         self.clock += 1;
         let (id, bytes) = (definition.id, definition.sql.len());
+        self.grew = true;
         if self.held.insert(id, (definition, self.clock)).is_none() {
             self.bytes += bytes;
             self.order.push_back((id, self.clock));
@@ -177,6 +183,12 @@ impl PreparedSet {
             // Rare: a Parse that failed, a plan that is stale.
             self.order.retain(|(held, _)| *held != id);
         }
+    }
+
+    /// Whether the bounds are to be looked at: something was added since this was asked last.
+    #[inline]
+    pub fn has_grown(&mut self) -> bool {
+        std::mem::take(&mut self.grew)
     }
 
     /// Takes out what is over `count` or `bytes`, least recently used first, never what was used since `since`
@@ -235,7 +247,7 @@ mod tests {
 
     fn definition(definitions: &Definitions, sql: &str) -> Arc<Definition> {
         let statement = StatementCache::new(1 << 20).analyze(sql.as_bytes(), LexOptions::default());
-        definitions.intern(sql.as_bytes(), b"\0\0", true, &statement)
+        definitions.intern(sql.as_bytes(), b"\0\0", true, 0, &statement)
     }
 
     #[test]
@@ -256,7 +268,9 @@ mod tests {
     fn the_least_recently_used_leaves_first() {
         let (definitions, mut set) = (Definitions::default(), PreparedSet::default());
         let all: Vec<_> = (0..5).map(|n| definition(&definitions, &format!("SELECT a{n}"))).collect();
-        all.iter().for_each(|d| set.insert(Arc::clone(d)));
+        for definition in &all {
+            set.insert(Arc::clone(definition));
+        }
         assert!(set.touch(all[0].id) && set.touch(all[1].id) && !set.touch(0));
         let gone = set.evict(3, usize::MAX, set.clock());
         assert_eq!(gone.iter().map(|d| d.id).collect::<Vec<_>>(), [all[2].id, all[3].id]);

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 
 use crate::protocol::extended::{self, Parse};
 use crate::protocol::frame::SERVER_FRAME_LIMIT;
@@ -42,10 +42,22 @@ impl ServerConn {
     /// # Cancel safety
     /// A dropped future leaves the connection unclean, so it is closed and not lent.
     pub async fn simple_query(&mut self, sql: &str) -> Result<Rows, QueryError> {
+        loop {
+            match self.simple_query_once(sql).await {
+                // A cancel request that was meant for the client's statement came late: what we ask is asked again.
+                Err(QueryError::Server { code, .. })
+                    if code == SqlState::QUERY_CANCELED && self.identity().is_canceled() => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn simple_query_once(&mut self, sql: &str) -> Result<Rows, QueryError> {
         self.begin_exchange();
         self.unnamed = None;
         frontend::query(&mut self.wire.outbox, sql.as_bytes());
         self.wire.flush().await?;
+        let mut heard = BytesMut::new();
         let mut rows = Rows::new();
         let mut failure = None;
         loop {
@@ -70,6 +82,9 @@ impl ServerConn {
                         self.parameters.insert(name, value);
                     }
                 }
+                BackendTag::NOTIFICATION_RESPONSE => {
+                    heard.extend_from_slice(self.wire.inbox.get(..header.total_len).unwrap_or_default());
+                }
                 BackendTag::READY_FOR_QUERY => {
                     let status = body.first().copied().and_then(TransactionStatus::from_byte);
                     ready = Some(status.ok_or_else(|| QueryError::Protocol("bad ReadyForQuery".into()))?);
@@ -82,6 +97,7 @@ impl ServerConn {
             self.wire.inbox.advance(header.total_len);
             if let Some(status) = ready {
                 self.status = status;
+                self.notifications.unsplit(heard);
                 self.end_exchange();
                 return failure.map_or(Ok(rows), Err);
             }
@@ -117,6 +133,24 @@ impl ServerConn {
     /// # Cancel safety
     /// A dropped future leaves the connection unclean, so it is closed and not lent.
     pub async fn prepare_again(
+        &mut self,
+        definition: &Definition,
+    ) -> Result<Result<RowShape, Vec<u8>>, QueryError> {
+        loop {
+            let outcome = self.prepare_once(definition).await?;
+            let canceled =
+                |body: &Vec<u8>| ErrorFields::read(body).sqlstate() == Some(SqlState::QUERY_CANCELED);
+            // As in `simple_query`.
+            if !(outcome.as_ref().is_err_and(canceled)
+                && self.identity().is_canceled()
+                && self.status == TransactionStatus::Idle)
+            {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    async fn prepare_once(
         &mut self,
         definition: &Definition,
     ) -> Result<Result<RowShape, Vec<u8>>, QueryError> {

@@ -67,6 +67,8 @@ pub(super) struct Plan {
     pub(super) is_local: bool,
     pub(super) set: Option<SetCommand>,
     pub(super) deallocates_all: bool,
+    /// It may begin a transaction that stays open, as far as the text tells.
+    pub(super) may_begin: bool,
     /// It begins a transaction (which pool mode statement refuses).
     pub(super) begins: bool,
     /// Names in it that may be those of custom settings.
@@ -86,6 +88,8 @@ pub(super) struct Plan {
     /// Those it executes that the client was told about and does not ask about again: where in the batch their
     /// names are, and what they are.
     pub(super) told: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
+    /// It changes the catalog for others.
+    pub(super) changes_catalog: bool,
     /// It may set something back to the server's own value.
     pub(super) may_reset: bool,
     /// It has exactly one statement.
@@ -110,6 +114,7 @@ impl Default for Plan {
             is_local: true,
             set: None,
             deallocates_all: false,
+            may_begin: false,
             begins: false,
             custom_names: BTreeSet::new(),
             unknown_functions: None,
@@ -119,6 +124,7 @@ impl Default for Plan {
             resets: Vec::new(),
             uses_named: false,
             told: SmallVec::new(),
+            changes_catalog: false,
             may_reset: false,
             is_one_statement: false,
             named_in_sql: Vec::new(),
@@ -132,6 +138,8 @@ impl Default for Plan {
 impl Plan {
     fn add(&mut self, statement: &Statement, text: &[u8], lex: LexOptions, statements: &ClientStatements) {
         if statement.is_ddl {
+            // Temporary objects are nobody else's.
+            self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
             self.databases.extend(databases::named(text, lex));
         }
         self.work = self.work.and(statement);
@@ -142,6 +150,9 @@ impl Plan {
             && !may_call_nextval;
         self.sequenced |= may_call_nextval;
         self.begins |= matches!(statement.control, Some(TransactionControl::Begin { .. }));
+        self.may_begin |= self.begins
+            || statement.effect == Effect::Unknown
+            || (statement.statement_count > 1 && statement.effect >= Effect::Transaction);
         if statement.session.intersects(MAY_SET) {
             dotted_names(text, &mut self.custom_names);
         }
@@ -177,6 +188,13 @@ impl Plan {
         self.is_one_statement = statement.statement_count <= 1;
         self.is_local = false;
     }
+
+    /// A message whose body makes no sense: the server says in which way, and the session goes on.
+    fn add_malformed(&mut self) {
+        self.work.effect = Effect::Write;
+        self.is_local = false;
+        self.only_asks = false;
+    }
 }
 
 /// Finds out what the batch in `bytes` does.
@@ -185,6 +203,7 @@ pub(super) fn plan(
     context: &SessionContext,
     lex: LexOptions,
     statements: &ClientStatements,
+    epoch: u64,
     limit: usize,
 ) -> Result<Plan, SessionError> {
     let mut plan = Plan::default();
@@ -198,16 +217,23 @@ pub(super) fn plan(
         rest = tail;
         match FrontendTag(header.tag) {
             FrontendTag::QUERY => {
-                let text = frontend::query_text(body)?;
+                plan.only_asks = false;
+                let Ok(text) = frontend::query_text(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let statement = context.statements.analyze(text, lex);
                 plan.add(&statement, text, lex, statements);
                 if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
                     plan.set = simple_set(text, lex);
                 }
-                plan.only_asks = false;
             }
             FrontendTag::PARSE => {
-                let parse = Parse::read(body)?;
+                let Ok(parse) = Parse::read(body) else {
+                    plan.definitions.push(None);
+                    plan.add_malformed();
+                    continue;
+                };
                 let taken = !parse.name.is_empty()
                     && ((statements.find(parse.name).is_some() && !closed.contains(&parse.name))
                         || fresh.iter().any(|(name, _)| *name == parse.name));
@@ -216,7 +242,12 @@ pub(super) fn plan(
                     plan.is_local = false;
                     continue;
                 }
-                let definition = define(&parse, context, lex);
+                let definition = define(&parse, context, lex, epoch);
+                if definition.statement.session.intersects(NAMES_STATEMENTS) {
+                    // It cannot be described without the statements that it names.
+                    let named = names_in(parse.sql, lex, |name| statements.find(name).is_some());
+                    plan.named_in_sql.extend(named);
+                }
                 plan.is_local &= !parse.name.is_empty() && definition.is_valid.load(Ordering::Acquire);
                 fresh.retain(|(name, _)| *name != parse.name);
                 fresh.push((parse.name, Arc::clone(&definition)));
@@ -224,13 +255,18 @@ pub(super) fn plan(
                 plan.definitions.push(Some(definition));
             }
             FrontendTag::BIND => {
-                let bind = Bind::read(body)?;
+                let Ok(bind) = Bind::read(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let known =
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 let old = || statements.find(bind.statement).filter(|_| !closed.contains(&bind.statement));
                 if known.is_none() && statements.has_been_told(bind.statement) {
                     let name = offset_in(bytes, bind.statement);
-                    plan.told.extend(old().map(|definition| (name, Arc::clone(definition))));
+                    // What names other statements can only be prepared once those are there.
+                    let alone = |d: &&Arc<Definition>| !d.statement.session.intersects(NAMES_STATEMENTS);
+                    plan.told.extend(old().filter(alone).map(|definition| (name, Arc::clone(definition))));
                 }
                 if let Some(definition) = known.or_else(old) {
                     plan.add(&definition.statement, &definition.sql, lex, statements);
@@ -250,7 +286,10 @@ pub(super) fn plan(
                 plan.only_asks = false;
             }
             FrontendTag::DESCRIBE => {
-                let (target, name) = extended::target(body)?;
+                let Ok((target, name)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 plan.is_local = false;
                 plan.only_asks &= target == Named::Statement;
                 plan.uses_named |= target == Named::Statement && !name.is_empty();
@@ -261,7 +300,10 @@ pub(super) fn plan(
                 }
             }
             FrontendTag::CLOSE => {
-                let (target, name) = extended::target(body)?;
+                let Ok((target, name)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 if target == Named::Portal {
                     plan.is_local = false;
                     plan.only_asks = false;
@@ -270,7 +312,8 @@ pub(super) fn plan(
                     closed.push(name);
                 }
             }
-            FrontendTag::SYNC | FrontendTag::FLUSH => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH if body.is_empty() => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH => plan.add_malformed(),
             FrontendTag::FUNCTION_CALL => {
                 plan.work.effect = Effect::Write;
                 plan.writes = true;
@@ -301,12 +344,13 @@ fn offset_in(whole: &[u8], part: &[u8]) -> Range<usize> {
     start..start + part.len()
 }
 
-fn define(parse: &Parse<'_>, context: &SessionContext, lex: LexOptions) -> Arc<Definition> {
+fn define(parse: &Parse<'_>, context: &SessionContext, lex: LexOptions, epoch: u64) -> Arc<Definition> {
     let statement = context.statements.analyze_exact(parse.sql, lex);
-    if parse.name.is_empty() {
+    // What names other statements means something else to each client.
+    if parse.name.is_empty() || statement.session.intersects(NAMES_STATEMENTS) {
         context.definitions.unshared(parse.sql, parse.types, &statement)
     } else {
-        context.definitions.intern(parse.sql, parse.types, lex.standard_conforming_strings, &statement)
+        context.definitions.intern(parse.sql, parse.types, lex.standard_conforming_strings, epoch, &statement)
     }
 }
 
@@ -375,6 +419,7 @@ impl ClientSession {
         plan: Plan,
     ) -> Result<(), SessionError> {
         self.sync_settings(lease);
+        self.lend_channels(lease);
         if !plan.named_in_sql.is_empty() {
             self.materialize(lease, &plan.named_in_sql);
         }
@@ -461,16 +506,27 @@ impl ClientSession {
             rest = tail;
             match FrontendTag(header.tag) {
                 FrontendTag::PARSE => {
-                    let parse = Parse::read(body)?;
-                    self.build_parse(lease, &parse, definitions.next().flatten());
+                    let definition = definitions.next().flatten();
+                    match Parse::read(body) {
+                        Ok(parse) => self.build_parse(lease, &parse, definition),
+                        Err(_) => self.build_malformed(lease, whole),
+                    }
                 }
-                FrontendTag::BIND => {
-                    let bind = Bind::read(body)?;
-                    bound = bind.statement;
-                    self.build_bind(lease, whole, &bind);
-                }
-                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body, bound)?,
-                FrontendTag::CLOSE => self.build_close(lease, whole, body)?,
+                FrontendTag::BIND => match Bind::read(body) {
+                    Ok(bind) => {
+                        bound = bind.statement;
+                        self.build_bind(lease, whole, &bind);
+                    }
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::DESCRIBE | FrontendTag::CLOSE => match extended::target(body) {
+                    Ok(named) if header.tag == FrontendTag::DESCRIBE.0 => {
+                        self.build_describe(lease, whole, named, bound);
+                    }
+                    Ok(named) => self.build_close(lease, whole, named),
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::FLUSH if !body.is_empty() => self.build_malformed(lease, whole),
                 tag => {
                     let expect = match tag {
                         FrontendTag::EXECUTE => Expect::Execute,
@@ -621,35 +677,27 @@ impl ClientSession {
         &mut self,
         lease: &mut ServerLease,
         whole: &[u8],
-        body: &[u8],
+        (target, name): (Named, &[u8]),
         bound: &[u8],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    ) {
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::DescribePortal(bound.into()));
-            return Ok(());
+            return;
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::DescribeStatement(Box::default()));
-            return Ok(());
+            return;
         };
         let named = !name.is_empty();
         self.ensure_prepared(lease, &definition, named);
         let server_name = if named { definition.server_name.as_bytes() } else { b"" };
         extended::describe_statement(&mut lease.wire.outbox, server_name);
         self.exchange.push(Expect::DescribeStatement(name.into()));
-        Ok(())
     }
 
-    fn build_close(
-        &mut self,
-        lease: &mut ServerLease,
-        whole: &[u8],
-        body: &[u8],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    fn build_close(&mut self, lease: &mut ServerLease, whole: &[u8], (target, name): (Named, &[u8])) {
         let sql = self.statements.find(name).is_none() && self.may_have_sql_statements();
         let own = lease.client_names.iter().any(|known| **known == *name);
         if target == Named::Portal || sql || own {
@@ -663,7 +711,12 @@ impl ClientSession {
             let undo = self.statements.set(name, None);
             self.exchange.push(Expect::InjectClose(undo));
         }
-        Ok(())
+    }
+
+    /// The server fails at it, in its own words. Names in it are the client's, but it is not read that far.
+    fn build_malformed(&mut self, lease: &mut ServerLease, whole: &[u8]) {
+        lease.wire.outbox.extend_from_slice(whole);
+        self.exchange.push(Expect::Malformed);
     }
 
     /// Makes the server fail here, so that its transaction fails and the rest of the batch is skipped, and
@@ -694,6 +747,9 @@ impl ClientSession {
 
     /// Closes the statements that are over the limit on this server.
     fn evict(&mut self, lease: &mut ServerLease) {
+        if !lease.prepared.has_grown() {
+            return;
+        }
         let settings = lease.pool().settings();
         let (count, bytes) = (settings.prepared_statements, settings.prepared_statement_bytes);
         let now = lease.prepared.clock();

@@ -27,6 +27,7 @@ use super::error::SessionError;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
 use super::heal::Heal;
+use super::listening::Listening;
 use super::pins::Pinned;
 use super::statements::ClientStatements;
 
@@ -97,8 +98,11 @@ pub(super) struct ClientSession {
     pub(super) unknown_functions: Option<Fingerprint>,
     pub(super) last_write: LastWrite,
     pub(super) pin: Option<Pinned>,
+    pub(super) listening: Listening,
     /// The number of the server connection it had last.
     pub(super) last_server: u64,
+    /// The present transaction changes the catalog.
+    pub(super) changes_catalog: bool,
     /// Something in the present transaction may have called `nextval`.
     pub(super) sequenced: bool,
     pub(super) turn: u32,

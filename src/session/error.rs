@@ -91,6 +91,17 @@ fn ordered(order: Order) -> Option<ErrorResponse> {
             fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection: the pooler is shutting down")
                 .hint("Connect again.")
         }
+        Order::NotificationOverflow => fatal(
+            SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+            "terminating connection: too many notifications wait for this client",
+        )
+        .detail("The client does not read them, or has had a transaction open for too long.")
+        .hint("limits.notifications_per_client in pooler.yaml bounds them."),
+        Order::ListenerLost => fatal(
+            SqlState::ADMIN_SHUTDOWN,
+            "terminating connection: the server connection that receives its notifications was lost",
+        )
+        .hint("Connect again, LISTEN, and look for what was missed meanwhile."),
         Order::Kill => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"),
         Order::IdleTimeout => {
             fatal(SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle timeout")
@@ -127,6 +138,9 @@ pub fn checkout_response(error: &CheckoutError, pool_size: usize) -> ErrorRespon
                 _ => (SqlState::CANNOT_CONNECT_NOW, "could not connect to the server"),
             };
             ErrorResponse::error(code, text).detail(format!("{cause}."))
+        }
+        CheckoutError::Canceled => {
+            ErrorResponse::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
         }
         CheckoutError::Closed => {
             ErrorResponse::error(SqlState::CANNOT_CONNECT_NOW, "the pool was closed by a configuration change")

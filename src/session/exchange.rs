@@ -67,6 +67,8 @@ pub(super) enum Expect {
     OwnReady,
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
+    /// An error: the message makes no sense, and the server says so.
+    Malformed,
     /// An error that the server is made to raise and that we word ourselves.
     Fail(Box<Failure>),
     /// ReadyForQuery for the client's Sync.
@@ -252,10 +254,6 @@ impl Exchange {
                 T::PARSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::OwnReady => match tag {
-                T::READY_FOR_QUERY => (Verdict::Drop, true),
-                _ => (Verdict::Unexpected, false),
-            },
             Expect::DescribeStatement(_) | Expect::DescribePortal(_) => match tag {
                 T::PARAMETER_DESCRIPTION if matches!(front, Expect::DescribeStatement(_)) => {
                     // The client has it from the first try already.
@@ -280,7 +278,7 @@ impl Exchange {
                 _ => (Verdict::Unexpected, false),
             },
             Expect::Sync => expect_only(tag, T::READY_FOR_QUERY),
-            Expect::OwnSync => match tag {
+            Expect::OwnSync | Expect::OwnReady => match tag {
                 T::READY_FOR_QUERY => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
@@ -289,7 +287,9 @@ impl Exchange {
                 T::READY_FOR_QUERY => (Verdict::Forward, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::Fail(_) | Expect::InjectParse(_) | Expect::InjectClose(_) => (Verdict::Unexpected, false),
+            Expect::Malformed | Expect::Fail(_) | Expect::InjectParse(_) | Expect::InjectClose(_) => {
+                (Verdict::Unexpected, false)
+            }
         };
         if done {
             self.queue.pop_front();

@@ -89,7 +89,8 @@ impl ClientSession {
                         "a statement was prepared again: its result type has changed"
                     );
                     let limit = self.topology.config.limits.message_bytes;
-                    let again = plan(&rest, &self.context, self.lex, &self.statements, limit)?;
+                    let again =
+                        plan(&rest, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
                     let batch = Batch { end, len: rest.len() };
                     return self.build_extended(lease, &rest, again, batch);
                 }
@@ -101,7 +102,9 @@ impl ClientSession {
         self.exchange.describes_again = false;
         raw_error(&mut self.wire.outbox, &error);
         if end == BatchEnd::Sync {
-            backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+            if !self.listening.hold() {
+                backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+            }
         } else {
             self.exchange.skipping = true;
         }

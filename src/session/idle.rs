@@ -31,10 +31,16 @@ impl ClientSession {
                 return Poll::Ready(Ok(batch));
             }
             self.obey_while_idle(cx)?;
+            if self.listening.is_on() {
+                self.deliver()?;
+            }
             if let Poll::Ready(result) = self.wire.poll_flush(cx) {
                 result.map_err(SessionError::ClientGone)?;
                 if self.lease.is_none() {
                     self.wire.outbox = bytes::BytesMut::new();
+                }
+                if self.listening.has_mail() && self.may_deliver() {
+                    continue;
                 }
             }
             self.poll_held_server(cx)?;
@@ -108,7 +114,15 @@ impl ClientSession {
                 }
             }
             let rest = self.wire.inbox.get(self.scanned..).unwrap_or_default();
-            let Some(header) = frame::peek(rest, limit)? else { return Ok(self.part_if_long(0)) };
+            let header = match frame::peek(rest, limit) {
+                Ok(Some(header)) => header,
+                Ok(None) => return Ok(self.part_if_long(0)),
+                // What came before is answered first.
+                Err(_) if self.scanned > 0 => {
+                    return Ok(Some(self.take_batch(BatchEnd::Partial, self.scanned)));
+                }
+                Err(error) => return Err(error.into()),
+            };
             let tag = FrontendTag(header.tag);
             if is_copy(tag) && self.scanned == 0 {
                 // A COPY has failed while the client was still sending: PostgreSQL ignores these, too.
@@ -126,7 +140,7 @@ impl ClientSession {
                 | FrontendTag::DESCRIBE
                 | FrontendTag::EXECUTE
                 | FrontendTag::CLOSE => None,
-                _ if is_copy(tag) => return Ok(Some(self.take_batch(BatchEnd::Partial, self.scanned))),
+                _ if self.scanned > 0 => return Ok(Some(self.take_batch(BatchEnd::Partial, self.scanned))),
                 FrontendTag(byte) => {
                     return Err(SessionError::Protocol(format!("invalid frontend message type {byte}")));
                 }

@@ -8,6 +8,7 @@
 //! checkout which pool, and the wait for it
 //! exchange what the server owes (pure)
 //! relay    bytes both ways until nothing is owed
+//! replication  bytes both ways, untouched
 //! state    what a transaction leaves behind: settings, pins
 //! ```
 //!
@@ -25,9 +26,12 @@ mod exchange;
 mod freshness;
 mod heal;
 mod idle;
+mod listening;
 mod login;
+mod notifications;
 mod pins;
 mod relay;
+mod replication;
 mod resets;
 mod sql_names;
 mod start;

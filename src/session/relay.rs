@@ -17,7 +17,6 @@ use crate::clients::{Activity, Order};
 use crate::config::PoolMode;
 use crate::pool::ServerLease;
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
-use crate::protocol::writer::message;
 use crate::protocol::{
     BackendTag, ErrorFields, FrontendTag, TransactionStatus, backend, frame, frontend, parameters, raw_error,
 };
@@ -28,7 +27,6 @@ use crate::task;
 
 use super::batch::{Batch, plan};
 use super::client::ClientSession;
-use super::databases;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Verdict};
 
@@ -42,7 +40,7 @@ impl ClientSession {
     pub(super) async fn run_batch(&mut self, batch: Batch) -> Result<(), SessionError> {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, limit)?;
+        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
         if self.lease.is_none() && plan.is_local && room {
             return self.run_locally(batch, plan);
@@ -55,7 +53,7 @@ impl ClientSession {
             }
             return Ok(());
         }
-        databases::leave(&self.context.pools, &plan.databases);
+        let _left = self.leave_databases(&plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
@@ -84,9 +82,19 @@ impl ClientSession {
             self.fail_batch(&mut lease, batch, error);
             return self.exchange_with(lease).await;
         }
+        if self.concerns_listening(&plan)
+            && let Some(error) = self.prepare_listening(&mut lease, &plan, batch.end).await?
+        {
+            self.fail_batch(&mut lease, batch, error);
+            return self.exchange_with(lease).await;
+        }
         self.sequenced |= plan.sequenced;
+        self.changes_catalog |= plan.changes_catalog;
         self.effects.insert(plan.effects);
-        self.wrote |= self.target == Target::Primary && plan.writes;
+        if self.target == Target::Primary && plan.writes {
+            self.wrote = true;
+            lease.info.notifier.store(self.handle().id.0, Ordering::Release);
+        }
         self.deallocates_all |= plan.deallocates_all;
         self.runs_one_statement = plan.queries == 1 && plan.is_one_statement;
         self.custom_names.append(&mut plan.custom_names);
@@ -179,11 +187,17 @@ impl ClientSession {
         if std::mem::take(&mut self.wrote) {
             self.last_write.acknowledged(&self.database.cluster);
         }
+        if self.listening.must_settle() {
+            self.settle_listening(&mut lease).await?;
+        }
         if self.effects != SessionEffects::NONE {
             self.look_at_session(&mut lease).await?;
         }
         if !lease.client_names.is_empty() {
             self.forget_client_names(&mut lease).await?;
+        }
+        if !lease.notifications.is_empty() {
+            self.pass_notifications(&mut lease);
         }
         if self.sequenced {
             self.pin_for_sequences(&lease)?;
@@ -197,7 +211,7 @@ impl ClientSession {
         }
         self.handle().unlink();
         lease.checkin();
-        self.handle().set_activity(Activity::Idle, Instant::now());
+        self.handle().set_activity(Activity::Idle, self.handle().epoch());
         Ok(())
     }
 
@@ -227,6 +241,11 @@ impl ClientSession {
         }
     }
 
+    /// The present epoch of the database's catalog.
+    pub(super) fn catalog_epoch(&self) -> u64 {
+        self.database.catalog_epoch.load(Ordering::Acquire)
+    }
+
     fn is_answered(&self) -> bool {
         self.exchange.is_done() && self.pass_to_server == 0 && self.pass_to_client == 0
     }
@@ -246,7 +265,11 @@ impl ClientSession {
                 });
                 Ok(())
             }
-            Order::TransactionTimeout | Order::Kill | Order::Shutdown => Err(SessionError::Ordered(order)),
+            Order::TransactionTimeout
+            | Order::NotificationOverflow
+            | Order::ListenerLost
+            | Order::Kill
+            | Order::Shutdown => Err(SessionError::Ordered(order)),
         }
     }
 
@@ -403,15 +426,21 @@ impl ClientSession {
                 if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
                     lease.status = status;
                 }
+                if self.changes_catalog && lease.status == TransactionStatus::Idle {
+                    // Before the client hears of it.
+                    self.changes_catalog = false;
+                    self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
+                }
                 self.awaiting_sync &= verdict == Verdict::Drop;
-                if verdict == Verdict::Forward && !self.restoring.is_empty() {
-                    self.report_restored(lease);
-                    backend::ready_for_query(&mut self.exchange.injected, lease.status);
-                    return Ok(Verdict::Drop);
+                if verdict == Verdict::Forward {
+                    return Ok(self.on_ready(lease));
                 }
             }
             BackendTag::ERROR_RESPONSE => {
                 self.on_error(lease, body, aftermath);
+                // The server skips all that comes up to a Sync, also when the batch ended with a Query that
+                // it skipped, too: nobody else can use it before.
+                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
                 if verdict == Verdict::Forward && self.reword_error(body) {
                     return Ok(Verdict::Drop);
                 }
@@ -419,6 +448,23 @@ impl ClientSession {
             _ => {}
         }
         Ok(verdict)
+    }
+
+    /// A ReadyForQuery for the client: as it came, in words of ours, or later.
+    fn on_ready(&mut self, lease: &ServerLease) -> Verdict {
+        let restored = !self.restoring.is_empty();
+        if restored {
+            self.report_restored(lease);
+        }
+        let ended = lease.status == TransactionStatus::Idle && self.exchange.is_done();
+        if ended && self.listening.hold() {
+            return Verdict::Drop;
+        }
+        if restored {
+            backend::ready_for_query(&mut self.exchange.injected, lease.status);
+            return Verdict::Drop;
+        }
+        Verdict::Forward
     }
 
     /// What the server reported while startup settings were made again was not passed on; in the end the client
@@ -432,20 +478,6 @@ impl ClientSession {
             }
         }
         self.lex = super::state::lex_options(&self.told);
-    }
-
-    /// A client's own notifications come from the process it was told to be.
-    fn on_notification(&mut self, lease: &ServerLease, body: &[u8]) -> Verdict {
-        if body.get(..4) != Some(&lease.identity().pid.to_be_bytes()) {
-            return Verdict::Forward;
-        }
-        let id = self.handle().id.0.to_be_bytes();
-        let rest = body.get(4..).unwrap_or_default();
-        message(&mut self.exchange.injected, BackendTag::NOTIFICATION_RESPONSE.0, |b| {
-            b.extend_from_slice(&id);
-            b.extend_from_slice(rest);
-        });
-        Verdict::Drop
     }
 
     /// Errors that name a prepared statement name it as the client does. False when there is nothing to do.

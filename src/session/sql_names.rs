@@ -63,7 +63,7 @@ impl ClientSession {
         for name in names {
             if left.iter().any(|known| known.as_bytes() == &*name) {
                 let quoted = String::from_utf8_lossy(&name).replace('"', "\"\"");
-                sql.push_str(&format!("DEALLOCATE \"{quoted}\";"));
+                sql.extend(["DEALLOCATE \"", &quoted, "\";"]);
             } else {
                 self.statements.set(&name, None);
             }

@@ -111,8 +111,10 @@ impl ClientSession {
         let name = crate::server::normalize_name(&set.name);
         // RESET goes back to what the client asked for when it connected.
         let value = set.value.as_deref().or(self.startup.value(&name)).map(str::to_owned);
+        // A custom setting that was reset is there, and empty.
+        let value = value.or_else(|| name.contains('.').then(String::new));
         lease.settings = lease.settings.with(&name, value.as_deref());
-        let settings = self.settings.with(&name, value.as_deref());
+        let settings = self.context.settings.intern(self.settings.with(&name, value.as_deref()));
         self.settings = if settings == lease.settings { lease.settings.clone() } else { settings };
     }
 
@@ -145,9 +147,9 @@ impl ClientSession {
                 _ => {}
             }
         }
-        let found = Settings::from_map(map);
+        let found = self.context.settings.intern(Settings::from_map(map));
         lease.settings = if found == lease.settings { lease.settings.clone() } else { found };
-        let wanted = lease.settings.or(&self.startup);
+        let wanted = self.context.settings.intern(lease.settings.or(&self.startup));
         self.settings = if wanted == lease.settings { lease.settings.clone() } else { wanted };
         // What sequences have given stays in the connection.
         let pin = pin.or_else(|| self.pin_reason().filter(|reason| *reason == PinReason::Sequence));
@@ -201,11 +203,11 @@ impl Harmless {
     /// It has left something once: never believed again.
     const NEVER: u8 = u8::MAX;
 
-    fn is_known(&self, fingerprint: Fingerprint) -> bool {
+    pub(super) fn is_known(&self, fingerprint: Fingerprint) -> bool {
         self.0.lock().get(&fingerprint).is_some_and(|times| *times != Self::NEVER && *times >= Self::TIMES)
     }
 
-    fn seen(&self, fingerprint: Fingerprint, nothing_left: bool) {
+    pub(super) fn seen(&self, fingerprint: Fingerprint, nothing_left: bool) {
         let mut map = self.0.lock();
         if map.len() >= Self::STATEMENTS_MAX {
             map.clear();

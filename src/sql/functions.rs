@@ -127,6 +127,7 @@ pub fn builtin(name: &str) -> Meaning {
 pub(super) fn session_effects(name: &str) -> SessionEffects {
     match name {
         "pg_notify" => SessionEffects::NOTIFY,
+        "pg_listening_channels" => SessionEffects::SHOWS_LISTENING,
         "currval" | "lastval" => SessionEffects::SEQUENCE_VALUE,
         "set_config" => SessionEffects::SETTING,
         _ if name.starts_with("query_to_xml") => SessionEffects::UNKNOWN_PROCEDURE,

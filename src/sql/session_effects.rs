@@ -56,6 +56,8 @@ flags! {
     UNKNOWN_PROCEDURE = 18, "procedure";
     /// A function that is not built in: it, too, may have done any of these.
     UNKNOWN_FUNCTION = 19, "unknown-function";
+    /// `pg_listening_channels`: changes nothing, but shows what the session listens to.
+    SHOWS_LISTENING = 20, "shows-listening";
 }
 
 impl SessionEffects {
@@ -75,6 +77,11 @@ impl SessionEffects {
     /// Adds `other`.
     pub fn insert(&mut self, other: Self) {
         self.0 |= other.0;
+    }
+
+    /// Takes `other` out.
+    pub fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
     }
 
     /// Both together.

@@ -16,6 +16,7 @@
 
 mod inprocess;
 mod pooler;
+pub mod talk;
 pub mod wire;
 
 use std::sync::OnceLock;

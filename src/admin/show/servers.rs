@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::admin::Console;
 use crate::admin::table::{Cell, Table};
-use crate::pool::Pool;
 use crate::server::{ServerActivity, ServerInfo};
 
 use super::clients::{COLUMNS, client_pointer, server_pointer};
@@ -14,25 +13,48 @@ pub(super) fn table(console: &Console) -> Table {
     let mut table = Table::new(COLUMNS);
     for pool in console.pools.pools() {
         for server in pool.servers() {
-            table.push(row(&pool, &server));
+            table.push(row(&pool.key.user, &pool.key.database, "none", state(&server), &server));
         }
+    }
+    for listener in console.pools.listeners.all() {
+        if let Some(server) = listener.info() {
+            table.push(row(&listener.key.user, &listener.key.database, "none", "listen", &server));
+        }
+    }
+    for server in console.pools.replication.snapshot() {
+        table.push(row(
+            &server.user,
+            &server.database,
+            server.kind.label(),
+            state(&server.info),
+            &server.info,
+        ));
     }
     table
 }
 
-fn row(pool: &Pool, server: &ServerInfo) -> Vec<Cell> {
-    let client = server.client.load(Ordering::Relaxed);
-    let state = match server.activity() {
+fn state(server: &ServerInfo) -> &'static str {
+    match server.activity() {
         _ if server.identity.is_canceled() => "being_canceled",
         ServerActivity::Active => "active",
         ServerActivity::Idle => "idle",
-    };
+    }
+}
+
+fn row(
+    user: &str,
+    database: &str,
+    replication: &'static str,
+    state: &'static str,
+    server: &ServerInfo,
+) -> Vec<Cell> {
+    let client = server.client.load(Ordering::Relaxed);
     let lent_at = server.opened_at + Duration::from_micros(server.lent_micros.load(Ordering::Relaxed));
     vec![
         Cell::text("S"),
-        Cell::text(&*pool.key.user),
-        Cell::text(&*pool.key.database),
-        Cell::text("none"),
+        Cell::text(user),
+        Cell::text(database),
+        Cell::text(replication),
         Cell::text(state),
         Cell::text(&*server.remote.0),
         Cell::count(u64::from(server.remote.1)),
