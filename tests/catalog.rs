@@ -11,7 +11,7 @@ use pgweir::cluster::TableSet;
 use pgweir::sql::{Effect, LexOptions, StatementCache};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
-const SCHEMA: &str = r#"
+const SCHEMA: &str = r"
 CREATE TABLE plain (id int PRIMARY KEY, name text);
 CREATE TABLE other (id int);
 CREATE TABLE triggered (id int);
@@ -70,7 +70,7 @@ CREATE FUNCTION allowed() RETURNS bool LANGUAGE plpgsql STABLE AS 'BEGIN RETURN 
 CREATE POLICY p ON guarded USING (allowed() AND id IN (SELECT id FROM plain));
 CREATE SCHEMA tenant;
 CREATE TABLE tenant.plain (id int);
-"#;
+";
 
 async fn connect(database: &str) -> Client {
     let cluster = support::cluster();
@@ -351,4 +351,163 @@ async fn a_hit_costs_little() {
     let each = start.elapsed() / rounds;
     println!("a hit takes {each:?}");
     assert!(each < Duration::from_micros(if cfg!(debug_assertions) { 50 } else { 5 }), "{each:?}");
+}
+
+/// Waits until `check` holds.
+async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !check() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_keeper_reads_it_and_reads_it_again_after_ddl() {
+    let database = support::database();
+    database.on(0, SCHEMA);
+    let yaml = format!("routing: {{catalog_refresh: 200ms}}\n{}", database.yaml());
+    let pgweir = support::InProcess::start(&yaml).await;
+    let entry = pgweir.context.topology.load().database(&database.name).unwrap();
+    let cell = &entry.catalog;
+    eventually("read", || cell.state().present).await;
+    let cache = StatementCache::new(1 << 20);
+    let path = SearchPath::parse("public", None);
+    let effect = |sql: &str| {
+        let statement = cache.analyze(sql.as_bytes(), LexOptions::default());
+        cell.load().resolve(&statement, &path).effect
+    };
+    assert_eq!(effect("SELECT stab()"), Effect::Read);
+    // Made elsewhere: seen by the period.
+    database.on(0, "ALTER FUNCTION stab() VOLATILE");
+    eventually("seen by the period", || effect("SELECT stab()") == Effect::Write).await;
+    // Announced: known to be unknown at once, and known again soon after its end.
+    let ticket = cell.begin_ddl();
+    assert!(!cell.state().present);
+    database.on(0, "ALTER FUNCTION stab() STABLE");
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!cell.state().present, "not while DDL is under way");
+    cell.end_ddl(ticket);
+    eventually("known again", || cell.state().present).await;
+    assert_eq!(effect("SELECT stab()"), Effect::Read);
+    // Nothing has changed: looked at, not read.
+    let loads = cell.state().loads;
+    let confirmed = cell.state().confirmed;
+    eventually("looked at", || cell.state().confirmed > confirmed).await;
+    assert_eq!(cell.state().loads, loads);
+    pgweir.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_not_known() {
+    let database = support::database();
+    let yaml = format!("routing: {{catalog_refresh: 200ms}}\n{}", database.yaml());
+    let pgweir = support::InProcess::start(&yaml).await;
+    let entry = pgweir.context.topology.load().database(&database.name).unwrap();
+    eventually("read", || entry.catalog.state().present).await;
+    // No connection can be made any more, and the one there is dies.
+    let cluster = support::cluster();
+    let deny = format!(
+        "ALTER DATABASE {0} ALLOW_CONNECTIONS false; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{0}'",
+        database.name
+    );
+    cluster.psql(0, "postgres", &deny).unwrap();
+    eventually("not known", || !entry.catalog.state().present).await;
+    let state = entry.catalog.state();
+    assert!(state.failures > 0 && state.error.is_some(), "{state:?}");
+    let allow = format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", database.name);
+    cluster.psql(0, "postgres", &allow).unwrap();
+    eventually("known again", || entry.catalog.state().present).await;
+    assert_eq!(entry.catalog.state().error, None);
+    pgweir.stop().await;
+}
+
+#[tokio::test]
+async fn names_of_the_wildcard_and_zero_have_no_keeper() {
+    let database = support::database();
+    let cluster = support::cluster();
+    let yaml = format!(
+        "databases:\n  {}: {{primary: {1}, routing: {{catalog_refresh: 0}}}}\n  \"*\": {{primary: {1}}}\nusers:\n  app: {{password: app}}\n",
+        database.name,
+        cluster.address(0)
+    );
+    let pgweir = support::InProcess::start(&yaml).await;
+    let client = pgweir.client("postgres").await;
+    client.simple_query("SELECT 1").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    for name in [database.name.as_str(), "postgres"] {
+        let entry = pgweir.context.topology.load().database(name).unwrap();
+        let state = entry.catalog.state();
+        assert_eq!((state.loads, state.failures, state.present), (0, 0, false), "{name}");
+    }
+    pgweir.stop().await;
+}
+
+/// `pgweir route`: a dump and a live connection say the same.
+#[tokio::test]
+async fn the_command_explains() {
+    let database = support::database();
+    database.on(0, SCHEMA);
+    let url = support::cluster().app_url(0, &database.name);
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_pgweir"))
+            .arg("route")
+            .args(arguments)
+            .output()
+            .unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (ok, dump) = run(&["--dump-catalog", "--connect", &url]);
+    assert!(ok && dump.starts_with('{'));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("catalog.json");
+    std::fs::write(&file, &dump).unwrap();
+    let file = file.to_str().unwrap();
+    for (sql, lines) in [
+        (
+            "SELECT * FROM view2",
+            ["target      replica", "sees        public.plain, public.other, public.base"],
+        ),
+        (
+            "SELECT vol()",
+            ["target      primary", "because     function public.vol is VOLATILE and may write"],
+        ),
+        ("DELETE FROM child", ["target      primary", "changes     public.child, public.grandchild"]),
+    ] {
+        let (_, offline) = run(&["--catalog", file, "--search-path", "public", sql]);
+        let (_, live) = run(&["--connect", &url, "--search-path", "public", sql]);
+        assert_eq!(offline, live);
+        for line in lines {
+            assert!(offline.lines().any(|l| l == line), "{line} is not in\n{offline}");
+        }
+    }
+    std::fs::write(file, "{}").unwrap();
+    assert!(!run(&["--catalog", file, "SELECT 1"]).0);
+}
+
+/// Fifty thousand tables with sequences, a view for every tenth, cascades and partitions: bytes and time.
+#[test]
+fn many_tables() {
+    let field = |text: &str| Some(text.to_owned());
+    let mut rows: Vec<Vec<Option<String>>> = Vec::new();
+    let mut add = |line: String| rows.push(line.split(' ').map(field).collect());
+    for n in 0..50_000u32 {
+        let oid = 20_000 + n * 4;
+        add(format!("relation {oid} public a_table_with_a_usual_name_{n} r p"));
+        add(format!("relation {} public a_table_with_a_usual_name_{n}_id_seq S p", oid + 1));
+        match n % 10 {
+            0 => {
+                add(format!("relation {} public a_view_{n} v p", oid + 2));
+                add(format!("uses view {} relation {oid}", oid + 2));
+            }
+            1 => add(format!("cascade {} {oid}", oid - 4)),
+            2 => add(format!("inherits {oid} 20000")),
+            _ => {}
+        }
+    }
+    let start = Instant::now();
+    let catalog = Catalog::from_rows(&rows).unwrap();
+    println!("{} rows: {} bytes, {:?}", rows.len(), catalog.weight(), start.elapsed());
+    assert!(catalog.weight() < 40 << 20, "{}", catalog.weight());
+    assert_eq!(catalog.counts(), (105_000, 0));
 }

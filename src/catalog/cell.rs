@@ -120,6 +120,7 @@ impl CatalogCell {
     }
 
     /// Its transaction is over, however it ended; or its connection is lost.
+    #[allow(clippy::needless_pass_by_value, reason = "it cannot end twice")]
     pub fn end_ddl(&self, ticket: DdlTicket) {
         let DdlTicket(()) = ticket;
         let mut inner = self.inner.lock();

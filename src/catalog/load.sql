@@ -104,7 +104,9 @@ SELECT 'uses', kind, owner, 'domain', f.id::text FROM found f JOIN pg_type t ON 
 WHERE what = 'resulttype' AND t.typtype = 'd' AND t.oid >= 16384
 UNION ALL
 SELECT DISTINCT 'uses', kind, owner, 'call', CASE WHEN p.oid >= 16384 THEN p.oid::text ELSE p.proname::text END
-FROM calls JOIN pg_proc p ON p.oid = calls.id WHERE p.oid >= 16384 OR p.provolatile <> 'i'
+FROM calls JOIN pg_proc p ON p.oid = calls.id
+-- Of built-in functions behind a table's columns only those matter that write other tables.
+WHERE p.oid >= 16384 OR (p.provolatile <> 'i' AND (kind <> 'table' OR p.proname ~ '^(lo_|query_to_xml)'))
 UNION ALL
 SELECT 'uses', kind, owner, 'locks', '' FROM trees WHERE tree LIKE '%{ROWMARKCLAUSE%';
 

@@ -132,10 +132,10 @@ fn names(tables: &TableSet, dump: &Dump) -> String {
             _ => id,
         }
     };
-    list(ids.iter().map(name).collect())
+    list(&ids.iter().map(name).collect::<Vec<_>>())
 }
 
-fn list(names: Vec<String>) -> String {
+fn list(names: &[String]) -> String {
     if names.is_empty() { "-".to_owned() } else { names.join(", ") }
 }
 
@@ -163,10 +163,13 @@ impl Explanation {
         self.line("statements", &statement.statement_count.to_string());
         let tables = &statement.tables;
         let more = if tables.complete { "" } else { " (perhaps others)" };
-        let read = list(tables.read.iter().map(ToString::to_string).collect());
+        let read = list(&tables.read.iter().map(ToString::to_string).collect::<Vec<_>>());
         self.line("reads", &format!("{read}{more}"));
-        self.line("writes", &list(tables.written.iter().map(ToString::to_string).collect()));
-        self.line("functions", &list(statement.functions.iter().map(ToString::to_string).collect()));
+        self.line("writes", &list(&tables.written.iter().map(ToString::to_string).collect::<Vec<_>>()));
+        self.line(
+            "functions",
+            &list(&statement.functions.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        );
         self.line("session", &format!("{:?}", statement.session));
     }
 }

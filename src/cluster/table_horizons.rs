@@ -158,6 +158,7 @@ impl TableHorizons {
     }
 
     /// The write's commit was acknowledged just now; `primary` gives its ticket.
+    #[allow(clippy::needless_pass_by_value, reason = "it cannot be settled twice")]
     pub fn committed(&self, write: PendingWrite, primary: &WriteHorizon) {
         let mut inner = self.inner.write();
         // Under the lock: a probe that answers this ticket finds the mark.
@@ -167,6 +168,7 @@ impl TableHorizons {
     }
 
     /// The write is known not to have committed.
+    #[allow(clippy::needless_pass_by_value, reason = "it cannot be settled twice")]
     pub fn rolled_back(&self, write: PendingWrite) {
         let mut inner = self.inner.write();
         inner.settle(&write.tables, 0);
@@ -376,6 +378,3 @@ impl Inner {
         self.folded += u64::from(self.tables.len() < before);
     }
 }
-
-#[cfg(test)]
-mod tests;

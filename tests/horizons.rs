@@ -1,6 +1,13 @@
-use proptest::prelude::*;
+//! Write horizons by table: their life, their bounds, and random histories against a model that sees everything.
 
-use super::*;
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+use std::time::{Duration, Instant};
+
+use pgweir::cluster::{
+    ABANDONED_FOR, Freshness, HorizonStats, Lsn, PendingWrite, TableHorizons, TableSet, WriteHorizon,
+};
+use proptest::prelude::*;
 
 fn set(ids: &[u32]) -> TableSet {
     TableSet::of(ids.to_vec())
