@@ -571,9 +571,13 @@ impl ClientSession {
     ) {
         lease.pool().stats.client_parses.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = definition else {
-            let name = String::from_utf8_lossy(parse.name).into_owned();
-            let message = format!("prepared statement \"{name}\" already exists");
-            self.fail_on_server(lease, ErrorResponse::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message));
+            // The name is taken. PostgreSQL first looks whether the text makes sense, and so it does here, under the
+            // name that the statement has on servers.
+            if let Some(taken) = self.statements.find(parse.name).map(Arc::clone) {
+                self.ensure_prepared(lease, &taken, true);
+                parse.write(&mut lease.wire.outbox, taken.server_name.as_bytes());
+                self.exchange.push(Expect::Parse { visible: true, definition: None, undo: Undo::Nothing });
+            }
             return;
         };
         let failed = lease.status == TransactionStatus::Failed;
@@ -659,6 +663,7 @@ impl ClientSession {
         lease.pool().stats.binds.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
             // It is one of SQL's PREPARE, or the server says that there is none.
+            self.forget_unnamed(lease, bind.statement);
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::Bind);
             return;
@@ -686,6 +691,7 @@ impl ClientSession {
             return;
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
+            self.forget_unnamed(lease, name);
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::DescribeStatement(Box::default()));
             return;
@@ -717,6 +723,15 @@ impl ClientSession {
     fn build_malformed(&mut self, lease: &mut ServerLease, whole: &[u8]) {
         lease.wire.outbox.extend_from_slice(whole);
         self.exchange.push(Expect::Malformed);
+    }
+
+    /// The client has no unnamed statement: what the server has under no name is somebody else's.
+    fn forget_unnamed(&mut self, lease: &mut ServerLease, name: &[u8]) {
+        if name.is_empty() {
+            extended::close_statement(&mut lease.wire.outbox, b"");
+            self.exchange.push(Expect::OwnClose);
+            lease.unnamed = None;
+        }
     }
 
     /// Makes the server fail here, so that its transaction fails and the rest of the batch is skipped, and

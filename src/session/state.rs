@@ -44,7 +44,7 @@ const ACQUIRES: SessionEffects = SessionEffects::SETTING
 
 /// Everything a session can hold, one row each: kind, name, value. Names of the catalog are qualified,
 /// since the client's search_path is in force.
-const LOOK: &str = "SELECT 's', name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE source = 'session' \
+const LOOK: &str = "SELECT 's', name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE source = 'session' AND name NOT LIKE 'transaction\\_%' \
 UNION ALL SELECT 's', 'role', pg_catalog.current_setting('role') WHERE pg_catalog.current_setting('role') <> 'none' \
 UNION ALL SELECT 'u', pg_catalog.current_setting('session_authorization'), '' \
 UNION ALL SELECT 'p', 'temp', '' WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema() \
@@ -109,6 +109,10 @@ impl ClientSession {
 
     fn remember(&mut self, set: &SetCommand, lease: &mut ServerLease) {
         let name = crate::server::normalize_name(&set.name);
+        if name.starts_with("transaction_") {
+            // They are of the transaction that set them.
+            return;
+        }
         // RESET goes back to what the client asked for when it connected.
         let value = set.value.as_deref().or(self.startup.value(&name)).map(str::to_owned);
         // A custom setting that was reset is there, and empty.

@@ -15,6 +15,7 @@
 )]
 
 mod inprocess;
+pub mod messages;
 mod pooler;
 pub mod talk;
 pub mod wire;

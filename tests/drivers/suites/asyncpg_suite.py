@@ -1,0 +1,28 @@
+"""asyncpg's own tests, on our servers instead of those it starts itself."""
+
+import tools
+
+VERSION = "0.31.0"
+
+
+class Variant:
+    name = "asyncpg"
+
+    def __str__(self):
+        return self.name
+
+    def versions(self):
+        return f"asyncpg {VERSION}"
+
+    def run(self, target, selection, log):
+        python = tools.environment("python")
+        tests = tools.tests_alone(tools.source("asyncpg", VERSION))
+        target.servers.fresh_databases("asyncpg")
+        target.servers.drop_roles()
+        environ = target.environment("asyncpg", PYTHONPATH=str(tools.HERE), PYTHONHASHSEED="0")
+        command = [python, "-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider", "--continue-on-collection-errors", "tests", *tools.picked(selection)]
+        return tools.recorded(command, tests, environ, log, 1800)
+
+
+def variants(_selection):
+    return [Variant()]
