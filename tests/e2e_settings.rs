@@ -203,7 +203,8 @@ impl Roles {
 impl Drop for Roles {
     fn drop(&mut self) {
         let name = &self.0;
-        let _ = support::cluster().psql(0, "postgres", &format!("DROP ROLE IF EXISTS boss_{name}, role_{name}"));
+        let _ =
+            support::cluster().psql(0, "postgres", &format!("DROP ROLE IF EXISTS boss_{name}, role_{name}"));
     }
 }
 
@@ -228,7 +229,12 @@ fn settings_behave_as_without_us() {
             let pool = if rotate { "{size: 3, debug_rotate: true, debug_check: true}" } else { "{size: 1}" };
             // One for each script: what an earlier one left on a connection must not help.
             let pgweir = Pgweir::start(&yaml(&database, &format!("pool: {pool}\n")));
-            let other = Script { name: String::new(), user: script.user.clone(), startup: Vec::new(), steps: Vec::new() };
+            let other = Script {
+                name: String::new(),
+                user: script.user.clone(),
+                startup: Vec::new(),
+                steps: Vec::new(),
+            };
             let mut nuisance = Nuisance(connect(pgweir.port, &database.name, &other), 0);
             // A transaction of the script's holds the only connection.
             let mut between = || {
@@ -238,9 +244,14 @@ fn settings_behave_as_without_us() {
             };
             let got = play(pgweir.port, &database.name, script, &mut between);
             for ((step, expected), (_, got)) in expected.iter().zip(&got) {
-                if let Some(at) = (0..expected.len().max(got.len())).find(|at| expected.get(*at) != got.get(*at)) {
+                if let Some(at) =
+                    (0..expected.len().max(got.len())).find(|at| expected.get(*at) != got.get(*at))
+                {
                     let (expected, got) = (expected.get(at), got.get(at));
-                    differences.push(format!("{} (rotate: {rotate})\n  {step}\n  must be: {expected:?}\n  came:    {got:?}", script.name));
+                    differences.push(format!(
+                        "{} (rotate: {rotate})\n  {step}\n  must be: {expected:?}\n  came:    {got:?}",
+                        script.name
+                    ));
                     break;
                 }
             }

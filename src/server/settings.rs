@@ -4,6 +4,7 @@
 //! when they are the same set, which is the usual case.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -129,9 +130,9 @@ impl Settings {
         for (name, _) in self.iter().filter(|(name, _)| goes(name)) {
             sql.push_str(&reset(name));
         }
-        let changed = target.iter().filter(|(name, value)| {
-            self.value(name) != Some(value) || (had_identity && is_identity(name))
-        });
+        let changed = target
+            .iter()
+            .filter(|(name, value)| self.value(name) != Some(value) || (had_identity && is_identity(name)));
         let (identity, plain): (Vec<_>, Vec<_>) = changed.partition(|(name, _)| is_identity(name));
         if target.value("role").is_none()
             && !had_identity
@@ -177,7 +178,9 @@ pub fn literal(text: &str) -> String {
                 '\'' => quoted.push_str("''"),
                 '\\' => quoted.push_str("\\\\"),
                 c if c.is_ascii() => quoted.push(c),
-                c => quoted.push_str(&format!("\\U{:08x}", u32::from(c))),
+                c => {
+                    let _ = write!(quoted, "\\U{:08x}", u32::from(c));
+                }
             }
         }
         quoted.push('\'');

@@ -7,6 +7,7 @@
 //! its text.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -160,7 +161,9 @@ impl ClientSession {
                 // Those of a transaction, which begin anew with each.
                 "s" if OF_TRANSACTION.contains(&name.as_str()) => {}
                 // Bytes of another encoding than UTF-8 cannot be carried over as text.
-                "s" if !is_portable(Some(&value), &lease.parameters) => pin = Some(PinReason::UntilDisconnect),
+                "s" if !is_portable(Some(&value), &lease.parameters) => {
+                    pin = Some(PinReason::UntilDisconnect)
+                }
                 "s" => {
                     map.insert(crate::server::normalize_name(&name), value);
                 }
@@ -201,11 +204,12 @@ fn look_for(custom_names: &BTreeSet<String>, in_functions: bool) -> String {
     let mut sql = LOOK.to_owned();
     if !custom_names.is_empty() {
         let names: Vec<_> = custom_names.iter().map(|name| literal(name)).collect();
-        sql.push_str(&format!(
+        let _ = write!(
+            sql,
             " UNION ALL SELECT 's', n, pg_catalog.current_setting(n, true) \
              FROM pg_catalog.unnest(ARRAY[{}]) n WHERE pg_catalog.current_setting(n, true) IS NOT NULL",
             names.join(", ")
-        ));
+        );
     }
     if in_functions {
         sql.push_str(IN_FUNCTIONS);
