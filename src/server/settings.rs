@@ -100,9 +100,9 @@ impl Settings {
         for (name, _) in self.iter().filter(|(name, _)| goes(name)) {
             sql.push_str(&reset(name));
         }
-        let changed = target.iter().filter(|(name, value)| {
-            self.value(name) != Some(value) || (had_identity && is_identity(name))
-        });
+        let changed = target
+            .iter()
+            .filter(|(name, value)| self.value(name) != Some(value) || (had_identity && is_identity(name)));
         let (identity, plain): (Vec<_>, Vec<_>) = changed.partition(|(name, _)| is_identity(name));
         if target.value("role").is_none()
             && !had_identity

@@ -168,7 +168,9 @@ impl Exchange {
     pub(super) fn is_ours(&self) -> bool {
         matches!(
             self.queue.front(),
-            Some(Expect::OwnQuery | Expect::OwnSettings | Expect::OwnTry | Expect::OwnParse | Expect::OwnReady)
+            Some(
+                Expect::OwnQuery | Expect::OwnSettings | Expect::OwnTry | Expect::OwnParse | Expect::OwnReady
+            )
         )
     }
 

@@ -491,7 +491,8 @@ impl ClientSession {
     /// must know what is.
     fn report_restored(&mut self, lease: &ServerLease) {
         self.restoring.clear();
-        let mut reported: Vec<_> = lease.parameters.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        let mut reported: Vec<_> =
+            lease.parameters.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
         // In PostgreSQL's order.
         reported.sort_by_cached_key(|(name, _)| name.to_ascii_lowercase());
         for (name, value) in reported {

@@ -234,8 +234,7 @@ mod tests {
     #[test]
     fn what_a_statement_sets_need_not_be_made_before_it() {
         let pairs = [("app.a", "1"), ("role", "r"), ("session_authorization", "s"), ("timezone", "UTC")];
-        let settings =
-            pairs.iter().fold(Settings::none(), |set, (name, value)| set.with(name, Some(value)));
+        let settings = pairs.iter().fold(Settings::none(), |set, (name, value)| set.with(name, Some(value)));
         let left = |sql: &str| {
             without(&settings, sql).iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>().join(",")
         };

@@ -156,7 +156,9 @@ impl ClientSession {
                 // Those of a transaction, which begin anew with each.
                 "s" if OF_TRANSACTION.contains(&name.as_str()) => {}
                 // Bytes of another encoding than UTF-8 cannot be carried over as text.
-                "s" if !is_portable(Some(&value), &lease.parameters) => pin = Some(PinReason::UntilDisconnect),
+                "s" if !is_portable(Some(&value), &lease.parameters) => {
+                    pin = Some(PinReason::UntilDisconnect)
+                }
                 "s" => {
                     map.insert(crate::server::normalize_name(&name), value);
                 }
