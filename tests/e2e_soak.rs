@@ -53,6 +53,8 @@ impl From<Error> for Trouble {
         let gone = error.is_closed()
             || error.code().is_some_and(|code| {
                 code.code().starts_with("08")
+                    // Killed while it was being opened.
+                    || *code == SqlState::CANNOT_CONNECT_NOW
                     || *code == SqlState::ADMIN_SHUTDOWN
                     || *code == SqlState::CRASH_SHUTDOWN
             })
@@ -69,6 +71,8 @@ struct Session {
     settings: BTreeMap<&'static str, String>,
     temp_rows: Option<i64>,
     locks: u32,
+    /// Its lock: the one of a session that was lost may be held until its server notices.
+    lock: u64,
     listens: bool,
 }
 
@@ -96,6 +100,8 @@ async fn rows(client: &Client, sql: &str) -> Result<Vec<String>, Error> {
 
 impl Worker {
     async fn connect(&mut self) -> Result<(), Trouble> {
+        // Another session has to ask: what the last one wrote may not have reached the replicas.
+        self.value = None;
         let (client, mut connection) = self.app.config(&self.database).connect(NoTls).await?;
         let (sender, notes) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -111,6 +117,7 @@ impl Worker {
             settings: BTreeMap::new(),
             temp_rows: None,
             locks: 0,
+            lock: self.id * 1_000_000 + self.random.below(1_000_000),
             listens: false,
         });
         Ok(())
@@ -231,14 +238,14 @@ impl Worker {
             10 => {
                 if session.locks > 0 && pick % 2 == 0 {
                     assert_eq!(
-                        rows(client, &format!("SELECT pg_advisory_unlock({id})")).await?,
+                        rows(client, &format!("SELECT pg_advisory_unlock({})", session.lock)).await?,
                         ["t"],
                         "client {id}"
                     );
                     session.locks -= 1;
                 } else if session.locks < 3 {
                     assert_eq!(
-                        rows(client, &format!("SELECT pg_try_advisory_lock({id})")).await?,
+                        rows(client, &format!("SELECT pg_try_advisory_lock({})", session.lock)).await?,
                         ["t"],
                         "client {id}"
                     );

@@ -147,6 +147,8 @@ pub struct PreparedSet {
     order: VecDeque<(u64, u64)>,
     bytes: usize,
     clock: u64,
+    /// Something was added since the last look at the bounds.
+    grew: bool,
 }
 
 impl PreparedSet {
@@ -167,6 +169,7 @@ impl PreparedSet {
     pub fn insert(&mut self, definition: Arc<Definition>) {
         self.clock += 1;
         let (id, bytes) = (definition.id, definition.sql.len());
+        self.grew = true;
         if self.held.insert(id, (definition, self.clock)).is_none() {
             self.bytes += bytes;
             self.order.push_back((id, self.clock));
@@ -180,6 +183,12 @@ impl PreparedSet {
             // Rare: a Parse that failed, a plan that is stale.
             self.order.retain(|(held, _)| *held != id);
         }
+    }
+
+    /// Whether the bounds are to be looked at: something was added since this was asked last.
+    #[inline]
+    pub fn has_grown(&mut self) -> bool {
+        std::mem::take(&mut self.grew)
     }
 
     /// Takes out what is over `count` or `bytes`, least recently used first, never what was used since `since`

@@ -3,12 +3,42 @@
 //! Values are what `set_config(name, value, false)` takes. Comparing two sets is a pointer comparison
 //! when they are the same set, which is the usual case.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// An immutable set of session settings; cloning is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(Option<Arc<BTreeMap<String, String>>>);
+
+/// The sets in use, so that equal ones are the same object: comparing them is then comparing pointers, also
+/// between clients.
+#[derive(Debug, Default)]
+pub struct SettingsPool(Mutex<HashSet<Arc<BTreeMap<String, String>>>>);
+
+impl SettingsPool {
+    /// Sets that are kept before those that nobody has are swept out.
+    const SWEEP_AT: usize = 4096;
+
+    /// The set equal to this one that all have.
+    #[must_use]
+    pub fn intern(&self, settings: Settings) -> Settings {
+        let Some(map) = settings.0 else { return settings };
+        let mut known = self.0.lock();
+        if let Some(found) = known.get(&map) {
+            return Settings(Some(Arc::clone(found)));
+        }
+        if known.len() >= Self::SWEEP_AT {
+            known.retain(|map| Arc::strong_count(map) > 1);
+        }
+        if known.len() < Self::SWEEP_AT {
+            known.insert(Arc::clone(&map));
+        }
+        Settings(Some(map))
+    }
+}
 
 /// The spelling under which a setting is remembered: PostgreSQL matches names without regard to case,
 /// and has two names for the time zone.
@@ -148,7 +178,9 @@ pub fn literal(text: &str) -> String {
                 '\'' => quoted.push_str("''"),
                 '\\' => quoted.push_str("\\\\"),
                 c if c.is_ascii() => quoted.push(c),
-                c => quoted.push_str(&format!("\\U{:08x}", u32::from(c))),
+                c => {
+                    let _ = write!(quoted, "\\U{:08x}", u32::from(c));
+                }
             }
         }
         quoted.push('\'');
@@ -232,6 +264,19 @@ mod tests {
                 .from_anything()
                 .ends_with("RESET ALL;SELECT pg_catalog.set_config('a', '1', false)")
         );
+    }
+
+    #[test]
+    fn equal_sets_become_the_same() {
+        let pool = SettingsPool::default();
+        let (a, b) = (pool.intern(set(&[("a", "1")])), pool.intern(set(&[("a", "1")])));
+        assert!(a.is_same(&b) && !a.is_same(&pool.intern(set(&[("a", "2")]))));
+        assert!(pool.intern(Settings::none()).is_empty());
+        for number in 0..3 * SettingsPool::SWEEP_AT {
+            let _ = pool.intern(set(&[("n", &number.to_string())]));
+        }
+        assert!(pool.0.lock().len() <= SettingsPool::SWEEP_AT);
+        assert!(pool.intern(set(&[("a", "1")])).is_same(&a), "what somebody has is kept");
     }
 
     #[test]

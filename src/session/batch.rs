@@ -202,6 +202,13 @@ impl Plan {
         self.is_one_statement = statement.statement_count <= 1;
         self.is_local = false;
     }
+
+    /// A message whose body makes no sense: the server says in which way, and the session goes on.
+    fn add_malformed(&mut self) {
+        self.work.effect = Effect::Write;
+        self.is_local = false;
+        self.only_asks = false;
+    }
 }
 
 /// Finds out what the batch in `bytes` does.
@@ -224,7 +231,11 @@ pub(super) fn plan(
         rest = tail;
         match FrontendTag(header.tag) {
             FrontendTag::QUERY => {
-                let text = frontend::query_text(body)?;
+                plan.only_asks = false;
+                let Ok(text) = frontend::query_text(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let statement = context.statements.analyze(text, lex);
                 plan.add(&statement, text, lex, statements);
                 plan.is_lone_setting = statement.statement_count == 1
@@ -233,10 +244,13 @@ pub(super) fn plan(
                 if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
                     plan.set = simple_set(text, lex);
                 }
-                plan.only_asks = false;
             }
             FrontendTag::PARSE => {
-                let parse = Parse::read(body)?;
+                let Ok(parse) = Parse::read(body) else {
+                    plan.definitions.push(None);
+                    plan.add_malformed();
+                    continue;
+                };
                 let taken = !parse.name.is_empty()
                     && ((statements.find(parse.name).is_some() && !closed.contains(&parse.name))
                         || fresh.iter().any(|(name, _)| *name == parse.name));
@@ -258,7 +272,10 @@ pub(super) fn plan(
                 plan.definitions.push(Some(definition));
             }
             FrontendTag::BIND => {
-                let bind = Bind::read(body)?;
+                let Ok(bind) = Bind::read(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let known =
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 let old = || statements.find(bind.statement).filter(|_| !closed.contains(&bind.statement));
@@ -286,7 +303,10 @@ pub(super) fn plan(
                 plan.only_asks = false;
             }
             FrontendTag::DESCRIBE => {
-                let (target, name) = extended::target(body)?;
+                let Ok((target, name)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 plan.is_local = false;
                 plan.only_asks &= target == Named::Statement;
                 plan.uses_named |= target == Named::Statement && !name.is_empty();
@@ -297,7 +317,10 @@ pub(super) fn plan(
                 }
             }
             FrontendTag::CLOSE => {
-                let (target, name) = extended::target(body)?;
+                let Ok((target, name)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 if target == Named::Portal {
                     plan.is_local = false;
                     plan.only_asks = false;
@@ -306,7 +329,8 @@ pub(super) fn plan(
                     closed.push(name);
                 }
             }
-            FrontendTag::SYNC | FrontendTag::FLUSH => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH if body.is_empty() => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH => plan.add_malformed(),
             FrontendTag::FUNCTION_CALL => {
                 plan.work.effect = Effect::Write;
                 plan.writes = true;
@@ -461,16 +485,27 @@ impl ClientSession {
             rest = tail;
             match FrontendTag(header.tag) {
                 FrontendTag::PARSE => {
-                    let parse = Parse::read(body)?;
-                    self.build_parse(lease, &parse, definitions.next().flatten());
+                    let definition = definitions.next().flatten();
+                    match Parse::read(body) {
+                        Ok(parse) => self.build_parse(lease, &parse, definition),
+                        Err(_) => self.build_malformed(lease, whole),
+                    }
                 }
-                FrontendTag::BIND => {
-                    let bind = Bind::read(body)?;
-                    bound = bind.statement;
-                    self.build_bind(lease, whole, &bind);
-                }
-                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body, bound)?,
-                FrontendTag::CLOSE => self.build_close(lease, whole, body)?,
+                FrontendTag::BIND => match Bind::read(body) {
+                    Ok(bind) => {
+                        bound = bind.statement;
+                        self.build_bind(lease, whole, &bind);
+                    }
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::DESCRIBE | FrontendTag::CLOSE => match extended::target(body) {
+                    Ok(named) if header.tag == FrontendTag::DESCRIBE.0 => {
+                        self.build_describe(lease, whole, named, bound);
+                    }
+                    Ok(named) => self.build_close(lease, whole, named),
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::FLUSH if !body.is_empty() => self.build_malformed(lease, whole),
                 tag => {
                     let expect = match tag {
                         FrontendTag::EXECUTE => Expect::Execute,
@@ -515,9 +550,13 @@ impl ClientSession {
     ) {
         lease.pool().stats.client_parses.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = definition else {
-            let name = String::from_utf8_lossy(parse.name).into_owned();
-            let message = format!("prepared statement \"{name}\" already exists");
-            self.fail_on_server(lease, ErrorResponse::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message));
+            // The name is taken. PostgreSQL first looks whether the text makes sense, and so it does here, under the
+            // name that the statement has on servers.
+            if let Some(taken) = self.statements.find(parse.name).map(Arc::clone) {
+                self.ensure_prepared(lease, &taken, true);
+                parse.write(&mut lease.wire.outbox, taken.server_name.as_bytes());
+                self.exchange.push(Expect::Parse { visible: true, definition: None, undo: Undo::Nothing });
+            }
             return;
         };
         let failed = lease.status == TransactionStatus::Failed;
@@ -603,6 +642,7 @@ impl ClientSession {
         lease.pool().stats.binds.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
             // It is one of SQL's PREPARE, or the server says that there is none.
+            self.forget_unnamed(lease, bind.statement);
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::Bind);
             return;
@@ -621,35 +661,28 @@ impl ClientSession {
         &mut self,
         lease: &mut ServerLease,
         whole: &[u8],
-        body: &[u8],
+        (target, name): (Named, &[u8]),
         bound: &[u8],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    ) {
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::DescribePortal(bound.into()));
-            return Ok(());
+            return;
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
+            self.forget_unnamed(lease, name);
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::DescribeStatement(Box::default()));
-            return Ok(());
+            return;
         };
         let named = !name.is_empty();
         self.ensure_prepared(lease, &definition, named);
         let server_name = if named { definition.server_name.as_bytes() } else { b"" };
         extended::describe_statement(&mut lease.wire.outbox, server_name);
         self.exchange.push(Expect::DescribeStatement(name.into()));
-        Ok(())
     }
 
-    fn build_close(
-        &mut self,
-        lease: &mut ServerLease,
-        whole: &[u8],
-        body: &[u8],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    fn build_close(&mut self, lease: &mut ServerLease, whole: &[u8], (target, name): (Named, &[u8])) {
         let sql = self.statements.find(name).is_none() && self.may_have_sql_statements();
         let own = lease.client_names.iter().any(|known| **known == *name);
         if target == Named::Portal || sql || own {
@@ -663,7 +696,21 @@ impl ClientSession {
             let undo = self.statements.set(name, None);
             self.exchange.push(Expect::InjectClose(undo));
         }
-        Ok(())
+    }
+
+    /// The server fails at it, in its own words. Names in it are the client's, but it is not read that far.
+    fn build_malformed(&mut self, lease: &mut ServerLease, whole: &[u8]) {
+        lease.wire.outbox.extend_from_slice(whole);
+        self.exchange.push(Expect::Malformed);
+    }
+
+    /// The client has no unnamed statement: what the server has under no name is somebody else's.
+    fn forget_unnamed(&mut self, lease: &mut ServerLease, name: &[u8]) {
+        if name.is_empty() {
+            extended::close_statement(&mut lease.wire.outbox, b"");
+            self.exchange.push(Expect::OwnClose);
+            lease.unnamed = None;
+        }
     }
 
     /// Makes the server fail here, so that its transaction fails and the rest of the batch is skipped, and
@@ -694,6 +741,9 @@ impl ClientSession {
 
     /// Closes the statements that are over the limit on this server.
     fn evict(&mut self, lease: &mut ServerLease) {
+        if !lease.prepared.has_grown() {
+            return;
+        }
         let settings = lease.pool().settings();
         let (count, bytes) = (settings.prepared_statements, settings.prepared_statement_bytes);
         let now = lease.prepared.clock();

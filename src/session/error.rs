@@ -143,6 +143,9 @@ pub fn checkout_response(error: &CheckoutError, pool_size: usize) -> ErrorRespon
             };
             ErrorResponse::error(code, text).detail(format!("{cause}."))
         }
+        CheckoutError::Canceled => {
+            ErrorResponse::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+        }
         CheckoutError::Closed => {
             ErrorResponse::error(SqlState::CANNOT_CONNECT_NOW, "the pool was closed by a configuration change")
                 .hint("Connect again.")

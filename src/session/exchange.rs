@@ -69,6 +69,8 @@ pub(super) enum Expect {
     OwnReady,
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
+    /// An error: the message makes no sense, and the server says so.
+    Malformed,
     /// An error that the server is made to raise and that we word ourselves.
     Fail(Box<Failure>),
     /// ReadyForQuery for the client's Sync.
@@ -300,7 +302,9 @@ impl Exchange {
                 T::READY_FOR_QUERY => (Verdict::Forward, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::Fail(_) | Expect::InjectParse(_) | Expect::InjectClose(_) => (Verdict::Unexpected, false),
+            Expect::Malformed | Expect::Fail(_) | Expect::InjectParse(_) | Expect::InjectClose(_) => {
+                (Verdict::Unexpected, false)
+            }
         };
         if done {
             self.queue.pop_front();

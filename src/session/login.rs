@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Buf;
 
 use crate::auth::{AUTHENTICATION_OK, ClientExchange, RESPONSE_BYTES_MAX, Random, Step, SystemRandom};
-use crate::clients::{CancelKey, ClientGuard, ClientHandle, ClientId, ClientInfo, Refused};
+use crate::clients::{CancelKey, ClientGuard, ClientHandle, ClientId, ClientInfo, Refused, Replication};
 use crate::config::{AuthMethod, PoolMode};
 use crate::net::Wire;
 use crate::net::listen::Peer;
@@ -27,6 +27,7 @@ use super::context::SessionContext;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
 use super::listening::Listening;
+use super::replication::{self, Admission, ReplicationSession};
 use super::start::{is_draining, refuse};
 use super::startup_options;
 use super::state::lex_options;
@@ -43,6 +44,8 @@ pub(super) enum Session {
     Client(Box<ClientSession>),
     /// On the console.
     Console(Box<console::ConsoleSession>),
+    /// Replicating.
+    Replication(Box<ReplicationSession>),
 }
 
 impl Session {
@@ -51,6 +54,7 @@ impl Session {
         match self {
             Self::Client(session) => session.run().await,
             Self::Console(session) => session.run().await,
+            Self::Replication(session) => session.run().await,
         }
     }
 }
@@ -81,6 +85,18 @@ pub(super) async fn login(
                 Err(Refusal::Told(error)) => {
                     tracing::info!(%error, user = session.user, database = session.database.name, "login refused");
                     let _ = refuse(&mut session.wire, &error.into_fatal()).await;
+                    None
+                }
+            }
+        }
+        Ok(Admitted::Replication(admission)) => {
+            match replication::open(context, wire, &startup, *admission).await {
+                Ok(session) => Some(Session::Replication(Box::new(session))),
+                Err((mut wire, error)) => {
+                    if let Some(error) = error {
+                        tracing::info!(%error, user = startup.value("user").unwrap_or(""), "login refused");
+                        let _ = refuse(&mut wire, &error).await;
+                    }
                     None
                 }
             }
@@ -129,6 +145,7 @@ struct Login {
 enum Admitted {
     Client(Box<Login>),
     Console(ClientGuard, console::Role),
+    Replication(Box<Admission>),
 }
 
 async fn admit(
@@ -155,30 +172,27 @@ async fn admit(
     if is_draining(context) && !is_console {
         return Err(draining().into());
     }
-    if startup.value("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
-        return Err(ErrorResponse::fatal(
-            SqlState::FEATURE_NOT_SUPPORTED,
-            "replication connections are not supported",
-        )
-        .hint("Connect to the PostgreSQL server itself for replication.")
-        .into());
-    }
+    let replication = replication::kind(startup)?;
     let settings = startup_options::settings(startup);
     if is_console {
         return admit_to_console(context, &topology, wire, startup, user, peer).await;
     }
     authenticate(context, &topology, wire, user).await?;
     // As in PostgreSQL, only who has proven who it is learns which databases there are.
-    let settings = settings?;
-    let entry = topology.database(database).ok_or_else(|| {
-        ErrorResponse::fatal(
-            SqlState::INVALID_CATALOG_NAME,
-            format!("database \"{database}\" does not exist"),
-        )
-        .hint("The databases that pgweir serves are listed under databases in pooler.yaml.")
-    })?;
     let allowed = topology.config.users.get(user).and_then(|user| user.databases.as_ref());
-    if allowed.is_some_and(|list| !list.iter().any(|name| name == database)) {
+    let may_use = |name: &str| allowed.is_none_or(|list| list.iter().any(|listed| listed == name));
+    let entry = if replication == Some(Replication::Physical) {
+        replication::database_of_physical(&topology, database, may_use).ok_or_else(replication::unclear)?
+    } else {
+        topology.database(database).ok_or_else(|| {
+            ErrorResponse::fatal(
+                SqlState::INVALID_CATALOG_NAME,
+                format!("database \"{database}\" does not exist"),
+            )
+            .hint("The databases that pgweir serves are listed under databases in pooler.yaml.")
+        })?
+    };
+    if !may_use(&entry.name) {
         return Err(ErrorResponse::fatal(
             SqlState::INSUFFICIENT_PRIVILEGE,
             format!("permission denied for database \"{database}\""),
@@ -188,14 +202,18 @@ async fn admit(
         .into());
     }
     let limits = (topology.config.limits.clients, topology.config.limits.clients_per_user);
-    let guard = register(context, wire, startup, user, database, peer, Some(limits))?;
-    Ok(Admitted::Client(Box::new(Login {
-        guard,
-        topology: Arc::clone(&topology),
-        database: entry,
-        user: user.to_owned(),
-        startup: settings,
-    })))
+    let guard = register(context, wire, startup, user, &entry.name, peer, Some(limits))?;
+    let (topology, user) = (Arc::clone(&topology), user.to_owned());
+    Ok(match replication {
+        // The server applies the settings itself: the packet goes on as it came.
+        Some(kind) => {
+            Admitted::Replication(Box::new(Admission { guard, kind, topology, database: entry, user }))
+        }
+        None => {
+            let startup = context.settings.intern(settings?);
+            Admitted::Client(Box::new(Login { guard, topology, database: entry, user, startup }))
+        }
+    })
 }
 
 async fn admit_to_console(
@@ -333,6 +351,7 @@ fn register(
         local_port,
         tls: wire.stream().tls_description(),
         application_name: startup.value("application_name").unwrap_or("").to_owned(),
+        replication: replication::kind(startup).unwrap_or_default(),
         connected_at: SystemTime::now(),
     };
     let key = cancel_key(context, startup.minor)?;

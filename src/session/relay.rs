@@ -22,12 +22,11 @@ use crate::protocol::{
 };
 use crate::route::{Reason, Target};
 use crate::server::{row_shape, send_cancel};
-use crate::sql::SessionEffects;
+use crate::sql::{Effect, SessionEffects};
 use crate::task;
 
-use super::batch::{Batch, plan};
+use super::batch::{Batch, BatchEnd, plan};
 use super::client::ClientSession;
-use super::databases;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Verdict};
 use super::settings::is_portable;
@@ -45,6 +44,11 @@ impl ClientSession {
         let mut plan = plan(bytes, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
         plan.set = plan.set.take().filter(|set| is_portable(set.value.as_deref(), &self.told));
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
+        if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
+            // It goes on in the same transaction, perhaps with a write.
+            plan.work.effect = plan.work.effect.max(Effect::Transaction);
+            plan.work.begins_read_only = false;
+        }
         if self.lease.is_none() && plan.is_local && room {
             return self.run_locally(batch, plan);
         }
@@ -60,7 +64,7 @@ impl ClientSession {
             }
             return Ok(());
         }
-        databases::leave(&self.context.pools, &plan.databases);
+        let _left = self.leave_databases(&plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
@@ -181,6 +185,10 @@ impl ClientSession {
             )));
         }
         lease.end_exchange();
+        if self.saw_error {
+            // It failed, or was skipped.
+            self.pending_set = None;
+        }
         self.after_deallocate(&mut lease);
         // Also where no Flush was in play: a Query behind an error in a pipeline is skipped, too.
         self.awaiting_sync |= std::mem::take(&mut self.exchange.server_skips);
@@ -231,7 +239,7 @@ impl ClientSession {
         }
         self.handle().unlink();
         lease.checkin();
-        self.handle().set_activity(Activity::Idle, Instant::now());
+        self.handle().set_activity(Activity::Idle, self.handle().epoch());
         Ok(())
     }
 
@@ -243,13 +251,16 @@ impl ClientSession {
         self.obey_while_running(lease, cx)?;
         loop {
             let mut progress = self.poll_to_server(lease, cx);
-            if self.wire.outbox.len() < HIGH_WATER_BYTES && !self.is_answered() {
+            let withheld = self.wire.outbox.len() >= HIGH_WATER_BYTES;
+            if !withheld && !self.is_answered() {
                 progress |= self.poll_from_server(lease, cx)?;
             }
             match self.wire.poll_flush(cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
+            // The client has taken some: the server was not asked for more, so nothing else would wake us.
+            progress |= withheld && self.wire.outbox.len() < HIGH_WATER_BYTES;
             // What the client has not taken yet is written while the connection is in the pool already.
             if self.is_answered() && self.send_from_inbox == 0 && lease.wire.outbox.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -461,6 +472,9 @@ impl ClientSession {
                     return Err(SessionError::Settings(Box::new(super::settings::not_accepted(body))));
                 }
                 self.on_error(lease, body, aftermath);
+                // The server skips all that comes up to a Sync, also when the batch ended with a Query that
+                // it skipped, too: nobody else can use it before.
+                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
                 if verdict == Verdict::Forward && self.reword_error(body) {
                     return Ok(Verdict::Drop);
                 }
@@ -620,10 +634,10 @@ impl ClientSession {
                 }
                 // Ignored by the server during COPY, so that clients may always send them.
                 FrontendTag::SYNC | FrontendTag::FLUSH => self.pass_to_server = header.total_len,
-                FrontendTag(byte) => {
-                    return Err(SessionError::Protocol(format!(
-                        "unexpected message type 0x{byte:02X} during COPY from stdin"
-                    )));
+                // The server has its own words for what does not belong here, and ends the connection.
+                _ => {
+                    self.pass_to_server = header.total_len;
+                    self.exchange.copy_in = false;
                 }
             }
         }

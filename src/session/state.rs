@@ -7,6 +7,7 @@
 //! its text.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -55,7 +56,7 @@ pub(super) const MAY_COMPOSE: SessionEffects =
 
 /// Everything a session can hold, one row each: kind, name, value. Names of the catalog are qualified,
 /// since the client's search_path is in force.
-const LOOK: &str = "SELECT 's', name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE source = 'session' \
+const LOOK: &str = "SELECT 's', name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE source = 'session' AND name NOT LIKE 'transaction\\_%' \
 UNION ALL SELECT 's', 'role', pg_catalog.current_setting('role') WHERE pg_catalog.current_setting('role') <> 'none' \
 UNION ALL SELECT 'u', pg_catalog.current_setting('session_authorization'), '' \
 UNION ALL SELECT 'p', 'temp', '' WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema() \
@@ -121,12 +122,16 @@ impl ClientSession {
 
     fn remember(&mut self, set: &SetCommand, lease: &mut ServerLease) {
         let name = crate::server::normalize_name(&set.name);
+        if name.starts_with("transaction_") {
+            // They are of the transaction that set them.
+            return;
+        }
         // RESET goes back to what the client asked for when it connected.
         let value = set.value.as_deref().or(self.startup.value(&name)).map(str::to_owned);
         // A custom setting that was reset is there, and empty.
         let value = value.or_else(|| name.contains('.').then(String::new));
         lease.settings = lease.settings.with(&name, value.as_deref());
-        let settings = self.settings.with(&name, value.as_deref());
+        let settings = self.context.settings.intern(self.settings.with(&name, value.as_deref()));
         self.settings = if settings == lease.settings { lease.settings.clone() } else { settings };
     }
 
@@ -177,9 +182,9 @@ impl ClientSession {
                 }
             }
         }
-        let found = Settings::from_map(map);
+        let found = self.context.settings.intern(Settings::from_map(map));
         lease.settings = if found == lease.settings { lease.settings.clone() } else { found };
-        let wanted = lease.settings.or(&self.startup);
+        let wanted = self.context.settings.intern(lease.settings.or(&self.startup));
         self.settings = if wanted == lease.settings { lease.settings.clone() } else { wanted };
         // What sequences have given stays in the connection.
         let pin = pin.or_else(|| self.pin_reason().filter(|reason| *reason == PinReason::Sequence));
@@ -199,11 +204,12 @@ fn look_for(custom_names: &BTreeSet<String>, in_functions: bool) -> String {
     let mut sql = LOOK.to_owned();
     if !custom_names.is_empty() {
         let names: Vec<_> = custom_names.iter().map(|name| literal(name)).collect();
-        sql.push_str(&format!(
+        let _ = write!(
+            sql,
             " UNION ALL SELECT 's', n, pg_catalog.current_setting(n, true) \
              FROM pg_catalog.unnest(ARRAY[{}]) n WHERE pg_catalog.current_setting(n, true) IS NOT NULL",
             names.join(", ")
-        ));
+        );
     }
     if in_functions {
         sql.push_str(IN_FUNCTIONS);
