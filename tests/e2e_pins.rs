@@ -207,3 +207,93 @@ async fn the_check_at_check_in_finds_what_was_left_behind() {
             .any(|line| { line.starts_with("pgweir_dirty_checkins_total{") && line.ends_with(" 1") })
     );
 }
+
+/// Every way to be rid of what pins, each on connections that rotate and are checked.
+#[tokio::test]
+async fn pins_end_when_what_they_are_for_is_gone() {
+    let database = support::database();
+    let app = InProcess::start(&format!(
+        "pool: {{size: 3, debug_rotate: true, debug_check: true}}\nrouting: {{reads: primary}}\n{}",
+        database.yaml()
+    ))
+    .await;
+    let client = app.client(&database.name).await;
+    let other = app.client(&database.name).await;
+    let pinned = || app.context.clients.snapshot().iter().any(|client| client.pin().is_some());
+    let keeps: &[(&[&str], &[&str])] = &[
+        (&["CREATE TEMP TABLE x (i int)", "CREATE TEMP TABLE y (i int)", "DROP TABLE x"], &["DROP TABLE y"]),
+        (&["CREATE TEMP VIEW v AS SELECT 1"], &["DROP VIEW v"]),
+        (&["CREATE TEMP SEQUENCE q"], &["DROP SEQUENCE q"]),
+        (&["SELECT 1 AS i INTO TEMP x"], &["DISCARD TEMP"]),
+        (&["CREATE TABLE pg_temp.x (i int)"], &["DISCARD ALL"]),
+        (
+            &["CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'"],
+            &["DROP FUNCTION pg_temp.f()"],
+        ),
+        (
+            &["BEGIN; CREATE TEMP TABLE x (i int); SAVEPOINT s; DROP TABLE x; ROLLBACK TO s; COMMIT"],
+            &["BEGIN; DROP TABLE x; COMMIT"],
+        ),
+        (&["DO $$ BEGIN CREATE TEMP TABLE x (i int); END $$"], &["DO $$ BEGIN DROP TABLE x; END $$"]),
+        (
+            &["SELECT pg_advisory_lock(1), pg_advisory_lock(1)", "SELECT pg_advisory_unlock(1)"],
+            &["SELECT pg_advisory_unlock(1)"],
+        ),
+        (&["SELECT pg_advisory_lock_shared(1, 2)"], &["SELECT pg_advisory_unlock_shared(1, 2)"]),
+        (&["SELECT pg_try_advisory_lock(3), pg_advisory_lock(4)"], &["SELECT pg_advisory_unlock_all()"]),
+        (
+            &["SELECT pg_advisory_lock(5)"],
+            &["SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;"],
+        ),
+        (&["BEGIN; SELECT pg_advisory_lock(6); ROLLBACK"], &["SELECT pg_advisory_unlock(6)"]),
+        (
+            &[
+                "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+                "DECLARE d CURSOR WITH HOLD FOR SELECT 1",
+                "CLOSE c",
+            ],
+            &["CLOSE d"],
+        ),
+        (&["DECLARE c CURSOR WITH HOLD FOR SELECT 1"], &["CLOSE ALL"]),
+        (&["PREPARE a AS SELECT 1", "PREPARE b AS SELECT 1", "DEALLOCATE a"], &["DEALLOCATE b"]),
+        (&["PREPARE a AS SELECT 1"], &["DEALLOCATE ALL"]),
+        (&["PREPARE a AS SELECT 1", "CREATE TEMP TABLE x (i int)", "DEALLOCATE a"], &["DROP TABLE x"]),
+    ];
+    for (acquire, release) in keeps {
+        for sql in *acquire {
+            client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            until(sql, pinned).await;
+            rows(&other, "SELECT 1").await;
+        }
+        for sql in *release {
+            assert!(pinned(), "before {sql}");
+            client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        }
+        until(release[0], || !pinned() && app.lent_and_waiting().0 == 0).await;
+    }
+    // These never keep one.
+    for sql in [
+        "BEGIN; CREATE TEMP TABLE x (i int) ON COMMIT DROP; COMMIT",
+        "BEGIN; CREATE TEMP TABLE x (i int); ROLLBACK",
+        "CREATE TEMP TABLE x (i int); DROP TABLE x",
+        "SELECT pg_advisory_xact_lock(1)",
+        "BEGIN; SELECT pg_advisory_xact_lock(1); COMMIT",
+        "SELECT pg_advisory_lock(1); SELECT pg_advisory_unlock(1)",
+        "BEGIN; DECLARE c CURSOR FOR SELECT 1; FETCH c; COMMIT",
+        "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; ROLLBACK",
+        "PREPARE a AS SELECT 1; EXECUTE a; DEALLOCATE a",
+        "CREATE TEMP TABLE x (i int); DISCARD TEMP",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        until(sql, || app.lent_and_waiting().0 == 0).await;
+        assert!(!pinned(), "{sql}");
+    }
+    let dirty = app
+        .context
+        .pools
+        .pools()
+        .into_iter()
+        .map(|pool| pool.stats.dirty.load(std::sync::atomic::Ordering::Relaxed));
+    assert_eq!(dirty.sum::<u64>(), 0);
+    app.stop().await;
+}

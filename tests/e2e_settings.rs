@@ -259,3 +259,86 @@ fn settings_behave_as_without_us() {
     }
     assert!(differences.is_empty(), "{} differences\n{}", differences.len(), differences.join("\n"));
 }
+
+/// A role that is dropped while a session has it: nothing runs as somebody else, and the session can help itself.
+#[test]
+fn a_setting_that_is_refused_later_fails_the_statement_only() {
+    let database = support::database();
+    let role = format!("fleeting_{}", database.name);
+    let superuser = |sql: &str| support::cluster().psql(0, &database.name, sql).unwrap();
+    let pgweir = Pgweir::start(&yaml(&database, "pool: {size: 3, debug_rotate: true, debug_check: true}\n"));
+    database.on(0, "CREATE TABLE t (i int)");
+    let helps: [&[&str]; 4] = [
+        &["RESET ROLE"],
+        &["SET ROLE NONE"],
+        &["DISCARD ALL"],
+        &["RESET ALL", "SET SESSION AUTHORIZATION DEFAULT"],
+    ];
+    for help in helps {
+        superuser(&format!("CREATE ROLE {role}; GRANT {role} TO app; GRANT ALL ON t TO {role}"));
+        let mut client = RawClient::login(pgweir.port, &database.name);
+        let mut run = |step: &str| {
+            client.send(&encode(step));
+            shown(client.until_ready(1))
+        };
+        run("SET work_mem = '5MB'");
+        run(&format!("SET ROLE {role}"));
+        assert!(run("SELECT current_user")[1].contains(&role));
+        superuser(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+        // No connection keeps the role, with which PostgreSQL itself would go on.
+        let mut other = RawClient::login(pgweir.port, &database.name);
+        for _ in 0..6 {
+            other.send(&encode("SELECT 1"));
+            other.until_ready(1);
+        }
+        let refusals: Vec<_> = [
+            "INSERT INTO t VALUES (1)",
+            "INSERT INTO t VALUES (2)",
+            "> INSERT INTO t VALUES (3)",
+            "ROLLBACK; INSERT INTO t VALUES (4)",
+            ">> COMMIT ;; INSERT INTO t VALUES (5)",
+            ">> INSERT INTO t VALUES (6) ;; INSERT INTO t VALUES (7)",
+        ]
+        .into_iter()
+        .flat_map(&mut run)
+        .filter(|message| message.starts_with('E'))
+        .collect();
+        let ours = refusals.iter().filter(|m| m.contains("session settings could not be applied: role"));
+        assert_eq!(ours.count(), 6, "{refusals:?}");
+        assert_eq!(database.on(0, "SELECT count(*) FROM t"), "0", "nothing ran without the role");
+        for step in help {
+            run(step);
+        }
+        let answer = run("SELECT current_user");
+        assert!(
+            answer.iter().any(|message| message.starts_with('D') && message.contains("app")),
+            "{answer:?}"
+        );
+    }
+}
+
+/// The third SET of the same needs no server: it is answered while none is to be had.
+#[test]
+fn a_set_of_what_is_set_needs_no_server() {
+    let database = support::database();
+    let pgweir = Pgweir::start(&yaml(&database, "pool: {size: 1, checkout_timeout: 200ms}\n"));
+    let mut client = RawClient::login(pgweir.port, &database.name);
+    let mut run = |step: &str| {
+        client.send(&encode(step));
+        shown(client.until_ready(1))
+    };
+    let set = "SET search_path = tenant_1, public";
+    assert_eq!(run(set), ["C SET ", "Z I"]);
+    let mut holder = RawClient::login(pgweir.port, &database.name);
+    holder.send(&encode("BEGIN; SELECT 1"));
+    holder.until_ready(1);
+    assert_eq!(run(set), ["C SET ", "Z I"]);
+    assert!(run("SET search_path = tenant_2")[0].contains("53300"), "a new value needs a server");
+    assert!(run("SET lock_timeout = 0")[0].contains("53300"), "so does what was never set");
+    holder.send(&encode("COMMIT"));
+    holder.until_ready(1);
+    assert!(run("SHOW search_path").iter().any(|message| message.contains("tenant_1, public")));
+    run("RESET search_path");
+    assert_eq!(run(set), ["C SET ", "Z I"]);
+    assert!(run("SHOW search_path").iter().any(|message| message.contains("tenant_1, public")));
+}
