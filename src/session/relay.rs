@@ -222,6 +222,9 @@ impl ClientSession {
     ) -> Poll<Result<(), SessionError>> {
         self.obey_while_running(lease, cx)?;
         loop {
+            if self.exchange.wants_probe && self.pass_to_server == 0 {
+                self.send_probe(lease);
+            }
             let mut progress = self.poll_to_server(lease, cx);
             let withheld = self.wire.outbox.len() >= HIGH_WATER_BYTES;
             if !withheld && !self.is_answered() {
@@ -435,16 +438,22 @@ impl ClientSession {
                     self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
                 }
                 self.awaiting_sync &= verdict == Verdict::Drop;
+                if std::mem::take(&mut self.exchange.answered_sync) {
+                    self.awaiting_sync = false;
+                    backend::ready_for_query(&mut self.exchange.injected, lease.status);
+                }
+                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
                 if verdict == Verdict::Forward {
                     return Ok(self.on_ready(lease));
                 }
             }
             BackendTag::ERROR_RESPONSE => {
+                let blamed = aftermath.blamed();
                 self.on_error(lease, body, aftermath);
                 // The server skips all that comes up to a Sync, also when the batch ended with a Query that
                 // it skipped, too: nobody else can use it before.
                 self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
-                if verdict == Verdict::Forward && self.reword_error(body) {
+                if verdict == Verdict::Forward && self.reword_error(body, blamed.as_deref()) {
                     return Ok(Verdict::Drop);
                 }
             }
@@ -484,8 +493,8 @@ impl ClientSession {
     }
 
     /// Errors that name a prepared statement name it as the client does. False when there is nothing to do.
-    fn reword_error(&mut self, body: &[u8]) -> bool {
-        let Some(reworded) = self.statements.reword(body) else { return false };
+    fn reword_error(&mut self, body: &[u8], blamed: Option<&[u8]>) -> bool {
+        let Some(reworded) = self.statements.reword(body, blamed) else { return false };
         raw_error(&mut self.exchange.injected, &reworded);
         true
     }
@@ -525,6 +534,10 @@ impl ClientSession {
                     self.statements.undo(undo);
                 }
                 Expect::InjectParse(undo) | Expect::InjectClose(undo) => self.statements.undo(undo),
+                Expect::Query(undo) => {
+                    self.pending_set = None;
+                    self.statements.undo(undo);
+                }
                 // It was to be closed and was not: it is still there, under a name nobody uses any more.
                 Expect::OwnClose => lease.mark_broken(),
                 _ => {}
@@ -599,11 +612,15 @@ impl ClientSession {
                     flush = self.exchange.in_extended();
                 }
                 // Ignored by the server during COPY, so that clients may always send them.
-                FrontendTag::SYNC | FrontendTag::FLUSH => self.pass_to_server = header.total_len,
-                FrontendTag(byte) => {
-                    return Err(SessionError::Protocol(format!(
-                        "unexpected message type 0x{byte:02X} during COPY from stdin"
-                    )));
+                FrontendTag::FLUSH => self.pass_to_server = header.total_len,
+                FrontendTag::SYNC => {
+                    self.pass_to_server = header.total_len;
+                    self.exchange.copy_syncs += 1;
+                }
+                // The server ends the connection over it, in its own words.
+                _ => {
+                    self.pass_to_server = header.total_len;
+                    self.exchange.copy_in = false;
                 }
             }
         }
@@ -612,6 +629,19 @@ impl ClientSession {
             self.finish_extended_copy(lease);
         }
         Ok(at > 0)
+    }
+
+    /// A COPY has failed among data in which there were Syncs. Those in front of the error were part of the COPY
+    /// and are not answered; those behind it are. Only the server knows: what it answers in front of a Query of
+    /// ours are those, and one Sync more.
+    fn send_probe(&mut self, lease: &mut ServerLease) {
+        self.exchange.wants_probe = false;
+        let bytes = self.wire.inbox.split_to(self.send_from_inbox);
+        self.send_from_inbox = 0;
+        lease.wire.outbox.extend_from_slice(&bytes);
+        frontend::sync(&mut lease.wire.outbox);
+        frontend::query(&mut lease.wire.outbox, b"");
+        lease.unnamed = None;
     }
 
     /// In the extended protocol nothing is flushed before the Sync, for which the client may wait until

@@ -135,7 +135,7 @@ const STATEMENTS: &[&str] = &[
     "SHOW search_path",
     "SELECT set_config('app.x', $1::text, false)",
     "SELECT set_config('app.x', 'local', true)",
-    "SELECT current_setting('app.x', true)",
+    "SELECT nullif(current_setting('app.x', true), '')",
     "SET app.x = 'set'",
     "SET DateStyle = 'German'",
     "SELECT date '2026-11-24'",
