@@ -53,6 +53,8 @@ impl From<Error> for Trouble {
         let gone = error.is_closed()
             || error.code().is_some_and(|code| {
                 code.code().starts_with("08")
+                    // Killed while it was being opened.
+                    || *code == SqlState::CANNOT_CONNECT_NOW
                     || *code == SqlState::ADMIN_SHUTDOWN
                     || *code == SqlState::CRASH_SHUTDOWN
             })

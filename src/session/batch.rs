@@ -28,7 +28,7 @@ use super::error::SessionError;
 use super::exchange::{Expect, Failure, Name, Undo};
 use super::resets::MAY_RESET;
 use super::sql_names::{NAMES_STATEMENTS, deallocated, is_deallocate_all, names_in};
-use super::state::{MAY_SET, dotted_names};
+use super::state::{MAY_COMPOSE, MAY_SET, dotted_names};
 use super::statements::ClientStatements;
 
 /// How our own names for statements begin on servers.
@@ -97,6 +97,10 @@ pub(super) struct Plan {
     pub(super) may_reset: bool,
     /// It has exactly one statement.
     pub(super) is_one_statement: bool,
+    /// Something in it may end a transaction.
+    pub(super) may_end: bool,
+    /// It is a SET, RESET or DISCARD and nothing else, as a simple query.
+    pub(super) is_lone_setting: bool,
     /// Statements of the client's that SQL in it names.
     pub(super) named_in_sql: Vec<Vec<u8>>,
     /// The one that it deallocates, if it is a DEALLOCATE alone.
@@ -130,6 +134,8 @@ impl Default for Plan {
             changes_catalog: false,
             may_reset: false,
             is_one_statement: false,
+            may_end: false,
+            is_lone_setting: false,
             named_in_sql: Vec::new(),
             deallocated: None,
             sequenced: false,
@@ -152,12 +158,20 @@ impl Plan {
             && !self.sequenced
             && !may_call_nextval;
         self.sequenced |= may_call_nextval;
+        self.may_end |= match statement.control {
+            Some(TransactionControl::Begin { .. } | TransactionControl::Savepoint) => false,
+            Some(_) => true,
+            None => {
+                statement.effect == Effect::Unknown
+                    || (statement.statement_count > 1 && statement.effect >= Effect::Transaction)
+            }
+        };
         self.begins |= matches!(statement.control, Some(TransactionControl::Begin { .. }));
         self.may_begin |= self.begins
             || statement.effect == Effect::Unknown
             || (statement.statement_count > 1 && statement.effect >= Effect::Transaction);
         if statement.session.intersects(MAY_SET) {
-            dotted_names(text, &mut self.custom_names);
+            dotted_names(text, statement.session.intersects(MAY_COMPOSE), &mut self.custom_names);
         }
         if statement.session.contains(SessionEffects::UNKNOWN_FUNCTION) {
             self.unknown_functions = Some(statement.fingerprint);
@@ -227,6 +241,9 @@ pub(super) fn plan(
                 };
                 let statement = context.statements.analyze(text, lex);
                 plan.add(&statement, text, lex, statements);
+                plan.is_lone_setting = statement.statement_count == 1
+                    && statement.effect == Effect::Session
+                    && statement.session.intersects(MAY_RESET);
                 if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
                     plan.set = simple_set(text, lex);
                 }
@@ -275,7 +292,7 @@ pub(super) fn plan(
                     plan.add(&definition.statement, &definition.sql, lex, statements);
                     if definition.statement.session.intersects(MAY_SET) {
                         // The name of a setting may be a parameter.
-                        dotted_names(bind.rest, &mut plan.custom_names);
+                        dotted_names(bind.rest, false, &mut plan.custom_names);
                     }
                 } else {
                     // A statement of SQL's PREPARE, if it is one at all: it may do anything.
@@ -421,7 +438,7 @@ impl ClientSession {
         batch: Batch,
         plan: Plan,
     ) -> Result<(), SessionError> {
-        self.sync_settings(lease);
+        self.sync_settings(lease, plan.is_lone_setting);
         self.lend_channels(lease);
         if !plan.named_in_sql.is_empty() {
             self.materialize(lease, &plan.named_in_sql);
@@ -453,44 +470,6 @@ impl ClientSession {
         } else {
             self.send_from_inbox = len;
         }
-    }
-
-    /// As [`Self::sync_settings`], with a round trip of its own.
-    ///
-    /// # Cancel safety
-    /// A dropped future leaves the connection unclean, and so closed.
-    pub(super) async fn sync_settings_now(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
-        if let Some(sql) = self.settings_sql(lease) {
-            lease.simple_query(&sql).await?;
-        }
-        Ok(())
-    }
-
-    /// Gives the server connection this client's settings, if it has others.
-    fn sync_settings(&mut self, lease: &mut ServerLease) {
-        if let Some(sql) = self.settings_sql(lease) {
-            frontend::query(&mut lease.wire.outbox, sql.as_bytes());
-            self.exchange.push(Expect::OwnQuery);
-            lease.unnamed = None;
-        }
-    }
-
-    /// The SQL for that; the connection is taken to have the settings from here on.
-    fn settings_sql(&mut self, lease: &mut ServerLease) -> Option<String> {
-        if lease.settings.is_same(&self.settings) && !lease.settings_uncertain {
-            return None;
-        }
-        let sql = if std::mem::take(&mut lease.settings_uncertain) {
-            Some(self.settings.from_anything())
-        } else {
-            lease.settings.difference(&self.settings)
-        };
-        if sql.is_some() {
-            let name = self.settings.value("application_name").unwrap_or_default();
-            name.clone_into(&mut lease.info.application_name.lock());
-        }
-        lease.settings = self.settings.clone();
-        sql
     }
 
     pub(super) fn build_extended(
@@ -627,13 +606,15 @@ impl ClientSession {
     /// with it.
     fn parse_taken(&mut self, lease: &mut ServerLease, parse: &Parse<'_>) {
         let own = lease.client_names.iter().any(|known| **known == *parse.name);
-        match self.statements.find(parse.name).map(Arc::clone) {
-            Some(definition) if !own => {
-                self.ensure_prepared(lease, &definition, true);
-                parse.write(&mut lease.wire.outbox, definition.server_name.as_bytes());
-            }
-            _ => parse.write(&mut lease.wire.outbox, parse.name),
-        }
+        let taken = self.statements.find(parse.name).map(Arc::clone).filter(|_| !own);
+        let Some(taken) = taken else {
+            // It is there under the client's own name, unless SQL deallocates it first.
+            let definition = define(parse, &self.context, self.lex, self.catalog_epoch());
+            self.parse_by_own_name(lease, parse, definition);
+            return;
+        };
+        self.ensure_prepared(lease, &taken, true);
+        parse.write(&mut lease.wire.outbox, taken.server_name.as_bytes());
         self.exchange.push(Expect::Taken(Name::from_slice(parse.name)));
     }
 

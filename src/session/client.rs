@@ -84,6 +84,8 @@ pub(super) struct ClientSession {
     pub(super) saw_error: bool,
     /// The exchange in front of the batch (our own) failed.
     pub(super) own_failure: Option<String>,
+    /// A server did not accept the client's settings.
+    pub(super) settings_refused: bool,
     /// The server has sent a FATAL error.
     pub(super) server_ended: Option<String>,
     /// A SET that stands alone, to be remembered if it succeeds.
@@ -243,6 +245,7 @@ async fn reset(mut lease: ServerLease) {
     if lease.simple_query("DISCARD ALL").await.is_ok() {
         lease.prepared.clear();
         lease.settings = Settings::none();
+        lease.settings_uncertain = false;
         lease.checkin();
     }
 }

@@ -26,6 +26,9 @@ pub enum SessionError {
     /// A limit of the client's was exceeded.
     #[error("{0}")]
     Limit(String),
+    /// A server does not accept the settings of the session: the statement was not run.
+    #[error("{}", .0.message)]
+    Settings(Box<ErrorResponse>),
     /// The client is told this, and then the session ends.
     #[error("{}", .0.message)]
     Refused(Box<ErrorResponse>),
@@ -78,6 +81,7 @@ impl SessionError {
             )
             .hint("Use pool mode transaction for this database or user."),
             Self::Refused(response) => (**response).clone(),
+            Self::Settings(response) => (**response).clone().into_fatal(),
             Self::Ordered(order) => ordered(*order)?,
         })
     }

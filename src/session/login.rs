@@ -423,6 +423,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         wrote: false,
         saw_error: false,
         own_failure: None,
+        settings_refused: false,
         server_ended: None,
         pending_set: None,
         deallocates_all: false,

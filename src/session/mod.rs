@@ -33,6 +33,7 @@ mod pins;
 mod relay;
 mod replication;
 mod resets;
+mod settings;
 mod sql_names;
 mod start;
 mod startup_options;

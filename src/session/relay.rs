@@ -22,13 +22,14 @@ use crate::protocol::{
 };
 use crate::route::{Reason, Target};
 use crate::server::{row_shape, send_cancel};
-use crate::sql::SessionEffects;
+use crate::sql::{Effect, SessionEffects};
 use crate::task;
 
-use super::batch::{Batch, plan};
+use super::batch::{Batch, BatchEnd, plan};
 use super::client::ClientSession;
 use super::error::SessionError;
-use super::exchange::{Aftermath, Expect, Verdict};
+use super::exchange::{Aftermath, Expect, Undo, Verdict};
+use super::settings::is_portable;
 
 /// With more than this waiting for a side, no more is read from the other.
 const HIGH_WATER_BYTES: usize = 256 * 1024;
@@ -41,9 +42,23 @@ impl ClientSession {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         let mut plan = plan(bytes, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
+        if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
+            // A transaction goes on after it, and may write.
+            plan.work.effect = plan.work.effect.max(Effect::Write);
+        }
+        plan.set = plan.set.take().filter(|set| is_portable(set.value.as_deref(), &self.told));
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
+        if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
+            // It goes on in the same transaction, perhaps with a write.
+            plan.work.effect = plan.work.effect.max(Effect::Transaction);
+            plan.work.begins_read_only = false;
+        }
         if self.lease.is_none() && plan.is_local && room {
             return self.run_locally(batch, plan);
+        }
+        if self.lease.is_none() && self.sets_nothing_new(&plan) {
+            self.confirm_setting(batch);
+            return Ok(());
         }
         if plan.begins && self.mode == PoolMode::Statement {
             let response = SessionError::Mode(self.mode).response();
@@ -90,6 +105,7 @@ impl ClientSession {
         }
         self.sequenced |= plan.sequenced;
         self.changes_catalog |= plan.changes_catalog;
+        let is_first = self.effects == SessionEffects::NONE && !self.awaiting_sync;
         self.effects.insert(plan.effects);
         if self.target == Target::Primary && plan.writes {
             self.wrote = true;
@@ -99,7 +115,8 @@ impl ClientSession {
         self.runs_one_statement = plan.queries == 1 && plan.is_one_statement;
         self.custom_names.append(&mut plan.custom_names);
         self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
-        self.pending_set = plan.set.take().filter(|_| lease.status == TransactionStatus::Idle);
+        let alone = is_first && plan.queries == 1;
+        self.pending_set = plan.set.take().filter(|_| alone && lease.status == TransactionStatus::Idle);
         if plan.may_reset {
             let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
             plan.resets = self.resets_in(bytes);
@@ -115,6 +132,11 @@ impl ClientSession {
                 let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
                 self.replay = Some((BytesMut::from(bytes), batch.end));
             }
+        }
+        if plan.may_end
+            && let Err(error) = self.sync_settings_now(&mut lease).await
+        {
+            return self.settings_failed_early(lease, batch, error);
         }
         let deallocated = plan.deallocated.take();
         let queries = plan.queries;
@@ -142,9 +164,16 @@ impl ClientSession {
         loop {
             let result = poll_fn(|cx| self.poll_exchange(&mut lease, cx)).await;
             self.handle().clear_deadline();
-            if let Err(error) = result {
-                lease.mark_broken();
-                return Err(error);
+            match result {
+                Ok(()) => {}
+                Err(SessionError::Settings(error)) if self.pin.is_none() => {
+                    self.settings_failed(lease, &error);
+                    return Ok(());
+                }
+                Err(error) => {
+                    lease.mark_broken();
+                    return Err(error);
+                }
             }
             match self.heal.take() {
                 None => break,
@@ -161,6 +190,10 @@ impl ClientSession {
             )));
         }
         lease.end_exchange();
+        if self.saw_error {
+            // It failed, or was skipped.
+            self.pending_set = None;
+        }
         self.after_deallocate(&mut lease);
         // Also where no Flush was in play: a Query behind an error in a pipeline is skipped, too.
         self.awaiting_sync |= std::mem::take(&mut self.exchange.server_skips);
@@ -449,6 +482,9 @@ impl ClientSession {
             }
             BackendTag::ERROR_RESPONSE => {
                 let blamed = aftermath.blamed();
+                if aftermath.settings_failed && !ErrorFields::read(body).is_fatal() {
+                    return Err(SessionError::Settings(Box::new(super::settings::not_accepted(body))));
+                }
                 self.on_error(lease, body, aftermath);
                 // The server skips all that comes up to a Sync, also when the batch ended with a Query that
                 // it skipped, too: nobody else can use it before.
@@ -483,7 +519,10 @@ impl ClientSession {
     /// must know what is.
     fn report_restored(&mut self, lease: &ServerLease) {
         self.restoring.clear();
-        let reported: Vec<_> = lease.parameters.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        let mut reported: Vec<_> =
+            lease.parameters.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        // In PostgreSQL's order.
+        reported.sort_by_cached_key(|(name, _)| name.to_ascii_lowercase());
         for (name, value) in reported {
             if name != "in_hot_standby" && self.told.insert(&name, &value) {
                 backend::parameter_status(&mut self.exchange.injected, &name, &value);
@@ -501,7 +540,7 @@ impl ClientSession {
 
     fn on_error(&mut self, lease: &mut ServerLease, body: &[u8], aftermath: Aftermath) {
         let fields = ErrorFields::read(body);
-        if aftermath.own_failure {
+        if aftermath.own_failure || aftermath.settings_failed {
             self.own_failure = Some(fields.message_lossy().into_owned());
         } else if !aftermath.is_ours {
             self.saw_error = true;
@@ -524,14 +563,21 @@ impl ClientSession {
 
     /// Takes back what requests that did not happen would have changed.
     pub(super) fn undo(&mut self, lease: &mut ServerLease, aftermath: Aftermath) {
-        for expect in aftermath.undone.into_iter().rev() {
+        for (place, expect) in aftermath.undone.into_iter().enumerate().rev() {
             match expect {
-                Expect::Parse { definition, undo, .. } => {
+                Expect::Parse { visible, definition, undo } => {
+                    let named = matches!(&undo, Undo::Client { name, .. } if !name.is_empty());
                     match definition {
                         Some(definition) => lease.prepared.remove(definition.id),
+                        None if named => {}
                         None => lease.unnamed = None,
                     }
-                    self.statements.undo(undo);
+                    if visible && !named && place == 0 {
+                        // The one that fails has dropped its predecessor before.
+                        self.statements.set(b"", None);
+                    } else {
+                        self.statements.undo(undo);
+                    }
                 }
                 Expect::InjectParse(undo) | Expect::InjectClose(undo) => self.statements.undo(undo),
                 Expect::Query(undo) => {
@@ -553,8 +599,8 @@ impl ClientSession {
         if name == "in_hot_standby" {
             return Verdict::Drop;
         }
-        if self.restoring.iter().any(|restored| restored.eq_ignore_ascii_case(name)) {
-            // It ends as the client knows it.
+        if !self.restoring.is_empty() {
+            // Told in the end, in PostgreSQL's order, and only what has changed.
             return Verdict::Drop;
         }
         if !self.told.insert(name, value) {
