@@ -271,6 +271,11 @@ fn transcripts() {
                         continue;
                     }
                     for (name, pgweir, nuisance) in poolers.iter().flatten() {
+                        // What one client has written another may not see on a replica yet.
+                        if *name == "replicas" && transcript.steps.iter().any(|s| matches!(s, Step::Conn(_)))
+                        {
+                            continue;
+                        }
                         prepare(&database, transcript);
                         let mut other =
                             nuisance.then(|| Nuisance(RawClient::login(pgweir.port, &database.name), 0));

@@ -25,11 +25,14 @@ use super::client::ClientSession;
 use super::context::SessionContext;
 use super::databases;
 use super::error::SessionError;
-use super::exchange::{Expect, Failure, Undo};
+use super::exchange::{Expect, Failure, Name, Undo};
 use super::resets::MAY_RESET;
 use super::sql_names::{NAMES_STATEMENTS, deallocated, is_deallocate_all, names_in};
 use super::state::{MAY_COMPOSE, MAY_SET, dotted_names};
 use super::statements::ClientStatements;
+
+/// How our own names for statements begin on servers.
+const OWN_NAMES: &[u8] = b"pgweir_";
 
 /// What ended a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -441,8 +444,8 @@ impl ClientSession {
             self.materialize(lease, &plan.named_in_sql);
         }
         if batch.end == BatchEnd::Query && plan.resets.is_empty() && is_one_query(batch, &self.wire.inbox) {
-            self.exchange.push(Expect::Query);
-            self.statements.set(b"", None);
+            let undo = self.statements.set(b"", None);
+            self.exchange.push(Expect::Query(undo));
             lease.unnamed = None;
             self.send_as_is(lease, batch.len);
             return Ok(());
@@ -511,9 +514,8 @@ impl ClientSession {
                         FrontendTag::EXECUTE => Expect::Execute,
                         FrontendTag::SYNC => Expect::Sync,
                         FrontendTag::QUERY => {
-                            self.statements.set(b"", None);
                             lease.unnamed = None;
-                            Expect::Query
+                            Expect::Query(self.statements.set(b"", None))
                         }
                         FrontendTag::FUNCTION_CALL => Expect::FunctionCall,
                         // Flush: ours or theirs is added below.
@@ -550,13 +552,7 @@ impl ClientSession {
     ) {
         lease.pool().stats.client_parses.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = definition else {
-            // The name is taken. PostgreSQL first looks whether the text makes sense, and so it does here, under the
-            // name that the statement has on servers.
-            if let Some(taken) = self.statements.find(parse.name).map(Arc::clone) {
-                self.ensure_prepared(lease, &taken, true);
-                parse.write(&mut lease.wire.outbox, taken.server_name.as_bytes());
-                self.exchange.push(Expect::Parse { visible: true, definition: None, undo: Undo::Nothing });
-            }
+            self.parse_taken(lease, parse);
             return;
         };
         let failed = lease.status == TransactionStatus::Failed;
@@ -606,6 +602,39 @@ impl ClientSession {
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A Parse for a name that the client has in use: the server refuses it, after whatever else it finds wrong
+    /// with it.
+    fn parse_taken(&mut self, lease: &mut ServerLease, parse: &Parse<'_>) {
+        let own = lease.client_names.iter().any(|known| **known == *parse.name);
+        let taken = self.statements.find(parse.name).map(Arc::clone).filter(|_| !own);
+        let Some(taken) = taken else {
+            // It is there under the client's own name, unless SQL deallocates it first.
+            let definition = define(parse, &self.context, self.lex, self.catalog_epoch());
+            self.parse_by_own_name(lease, parse, definition);
+            return;
+        };
+        self.ensure_prepared(lease, &taken, true);
+        parse.write(&mut lease.wire.outbox, taken.server_name.as_bytes());
+        self.exchange.push(Expect::Taken(Name::from_slice(parse.name)));
+    }
+
+    /// A Bind or Describe for a statement that is none of the client's: one of SQL's PREPARE, or the server says
+    /// that there is none.
+    fn build_unknown(&mut self, lease: &mut ServerLease, whole: &[u8], name: &[u8], expect: Expect) {
+        if name.is_empty() {
+            // The server's is somebody else's.
+            extended::close_statement(&mut lease.wire.outbox, b"");
+            self.exchange.push(Expect::OwnDrop);
+            lease.unnamed = None;
+        } else if name.starts_with(OWN_NAMES) {
+            let message = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
+            self.fail_on_server(lease, ErrorResponse::error(SqlState::INVALID_STATEMENT_NAME, message));
+            return;
+        }
+        lease.wire.outbox.extend_from_slice(whole);
+        self.exchange.push(expect);
+    }
+
     /// A Parse under the client's own name, on a connection where SQL's PREPARE may have used it.
     fn parse_by_own_name(&mut self, lease: &mut ServerLease, parse: &Parse<'_>, definition: Arc<Definition>) {
         parse.write(&mut lease.wire.outbox, parse.name);
@@ -641,10 +670,8 @@ impl ClientSession {
     fn build_bind(&mut self, lease: &mut ServerLease, whole: &[u8], bind: &Bind<'_>) {
         lease.pool().stats.binds.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
-            // It is one of SQL's PREPARE, or the server says that there is none.
-            self.forget_unnamed(lease, bind.statement);
-            lease.wire.outbox.extend_from_slice(whole);
-            self.exchange.push(Expect::Bind);
+            let expect = Expect::Bind(Name::from_slice(bind.statement));
+            self.build_unknown(lease, whole, bind.statement, expect);
             return;
         };
         let named = !bind.statement.is_empty();
@@ -654,7 +681,7 @@ impl ClientSession {
         } else {
             lease.wire.outbox.extend_from_slice(whole);
         }
-        self.exchange.push(Expect::Bind);
+        self.exchange.push(Expect::Bind(Name::from_slice(bind.statement)));
     }
 
     fn build_describe(
@@ -670,9 +697,7 @@ impl ClientSession {
             return;
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
-            self.forget_unnamed(lease, name);
-            lease.wire.outbox.extend_from_slice(whole);
-            self.exchange.push(Expect::DescribeStatement(Box::default()));
+            self.build_unknown(lease, whole, name, Expect::DescribeStatement(Box::default()));
             return;
         };
         let named = !name.is_empty();
@@ -702,15 +727,6 @@ impl ClientSession {
     fn build_malformed(&mut self, lease: &mut ServerLease, whole: &[u8]) {
         lease.wire.outbox.extend_from_slice(whole);
         self.exchange.push(Expect::Malformed);
-    }
-
-    /// The client has no unnamed statement: what the server has under no name is somebody else's.
-    fn forget_unnamed(&mut self, lease: &mut ServerLease, name: &[u8]) {
-        if name.is_empty() {
-            extended::close_statement(&mut lease.wire.outbox, b"");
-            self.exchange.push(Expect::OwnClose);
-            lease.unnamed = None;
-        }
     }
 
     /// Makes the server fail here, so that its transaction fails and the rest of the batch is skipped, and

@@ -10,9 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 
 use crate::protocol::{BackendTag, ErrorResponse, backend, raw_error};
 use crate::server::Definition;
+
+/// A client's name for a statement; short ones need no memory of their own.
+pub(super) type Name = SmallVec<[u8; 24]>;
 
 /// What is taken back when a request turns out not to have happened.
 #[derive(Debug)]
@@ -31,8 +35,8 @@ pub(super) enum Undo {
 /// One expected answer.
 #[derive(Debug)]
 pub(super) enum Expect {
-    /// A Query of the client's: everything up to ReadyForQuery.
-    Query,
+    /// A Query of the client's: everything up to ReadyForQuery. It drops the unnamed statement.
+    Query(Undo),
     /// A Query of our own in front of the batch: swallowed up to ReadyForQuery.
     OwnQuery,
     /// The same, for the settings of the client: where it fails, the transaction it began makes the rest fail, too.
@@ -51,12 +55,16 @@ pub(super) enum Expect {
     },
     /// ParseComplete that we give ourselves: the server has the statement.
     InjectParse(Undo),
-    /// BindComplete.
-    Bind,
+    /// An error: a Parse for a statement whose name the client has given to another one.
+    Taken(Name),
+    /// BindComplete, for the client's statement with this name.
+    Bind(Name),
     /// CloseComplete of a portal.
     Close,
     /// CloseComplete of a statement that we evict: swallowed.
     OwnClose,
+    /// CloseComplete of the unnamed statement of somebody else: swallowed.
+    OwnDrop,
     /// CloseComplete that we give ourselves: the statement stays on the server for others.
     InjectClose(Undo),
     /// ParameterDescription, then RowDescription or NoData; of the client's statement with this name.
@@ -79,6 +87,14 @@ pub(super) enum Expect {
     OwnSync,
     /// FunctionCallResponse and ReadyForQuery.
     FunctionCall,
+    /// The answers to Syncs among the data of a COPY that has failed, as far as there are any, and to the Sync
+    /// and the empty Query that we sent to find out.
+    Probe {
+        /// ReadyForQuery so far.
+        ready: usize,
+        /// The Query has been reached.
+        ended: bool,
+    },
 }
 
 /// An error that we word.
@@ -120,6 +136,17 @@ pub(super) struct Aftermath {
     pub(super) is_ours: bool,
 }
 
+impl Aftermath {
+    /// The client's name of the statement that the error is about.
+    pub(super) fn blamed(&self) -> Option<Name> {
+        match self.undone.first() {
+            Some(Expect::Bind(name) | Expect::Taken(name)) => Some(name.clone()),
+            Some(Expect::DescribeStatement(name)) => Some(Name::from_slice(name)),
+            _ => None,
+        }
+    }
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
@@ -134,6 +161,12 @@ pub(super) struct Exchange {
     pub(super) describes_again: bool,
     /// The server waits for COPY data.
     pub(super) copy_in: bool,
+    /// Syncs passed on among that data. The server ignores them, unless the COPY has failed before.
+    pub(super) copy_syncs: usize,
+    /// The COPY has failed, and it is to be found out which of those Syncs are answered.
+    pub(super) wants_probe: bool,
+    /// One of them was.
+    pub(super) answered_sync: bool,
 }
 
 impl Exchange {
@@ -146,7 +179,8 @@ impl Exchange {
     /// ReadyForQuery; if not, the rest is skipped until it does.
     pub(super) fn abandon(&mut self) -> (Vec<Expect>, bool) {
         let owed: Vec<_> = std::mem::take(self).queue.into();
-        let is_asked = owed.iter().any(|e| matches!(e, Expect::Query | Expect::Sync | Expect::FunctionCall));
+        let is_asked =
+            owed.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Sync | Expect::FunctionCall));
         self.skipping = !is_asked;
         (owed, is_asked)
     }
@@ -158,7 +192,7 @@ impl Exchange {
 
     /// Whether bulk messages (rows, COPY data) go to the client now.
     pub(super) fn passes_bulk(&self) -> bool {
-        matches!(self.queue.front(), Some(Expect::Query | Expect::Execute | Expect::FunctionCall))
+        matches!(self.queue.front(), Some(Expect::Query(_) | Expect::Execute | Expect::FunctionCall))
     }
 
     /// Whether COPY data goes on in the extended protocol, where nothing is flushed by itself.
@@ -171,14 +205,19 @@ impl Exchange {
         matches!(
             self.queue.front(),
             Some(
-                Expect::OwnQuery | Expect::OwnSettings | Expect::OwnTry | Expect::OwnParse | Expect::OwnReady
+                Expect::OwnQuery
+                    | Expect::OwnSettings
+                    | Expect::OwnTry
+                    | Expect::OwnParse
+                    | Expect::OwnReady
+                    | Expect::Probe { .. }
             )
         )
     }
 
     /// Whether a BindComplete is expected.
     pub(super) fn expects_bind(&self) -> bool {
-        matches!(self.queue.front(), Some(Expect::Bind))
+        matches!(self.queue.front(), Some(Expect::Bind(_)))
     }
 
     /// The client's statement of which it is about to be told what it gives back.
@@ -231,11 +270,12 @@ impl Exchange {
         if tag == T::ERROR_RESPONSE {
             return self.on_error(aftermath);
         }
-        let Some(front) = self.queue.front() else { return Verdict::Unexpected };
+        let Some(front) = self.queue.front_mut() else { return Verdict::Unexpected };
         let (verdict, done) = match front {
-            Expect::Query => match tag {
+            Expect::Query(_) => match tag {
                 T::COPY_IN_RESPONSE => {
                     self.copy_in = true;
+                    self.copy_syncs = 0;
                     (Verdict::Forward, false)
                 }
                 T::READY_FOR_QUERY => {
@@ -259,9 +299,9 @@ impl Exchange {
                 }
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::Bind => expect_only(tag, T::BIND_COMPLETE),
+            Expect::Bind(_) => expect_only(tag, T::BIND_COMPLETE),
             Expect::Close => expect_only(tag, T::CLOSE_COMPLETE),
-            Expect::OwnClose => match tag {
+            Expect::OwnClose | Expect::OwnDrop => match tag {
                 T::CLOSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
@@ -281,10 +321,12 @@ impl Exchange {
             Expect::Execute => match tag {
                 T::COMMAND_COMPLETE | T::EMPTY_QUERY_RESPONSE | T::PORTAL_SUSPENDED => {
                     self.copy_in = false;
+                    self.copy_syncs = 0;
                     (Verdict::Forward, true)
                 }
                 T::COPY_IN_RESPONSE => {
                     self.copy_in = true;
+                    self.copy_syncs = 0;
                     // The server reads a Sync that is on its way already as part of the COPY, and ignores it.
                     self.queue.truncate(1);
                     (Verdict::Forward, false)
@@ -302,9 +344,31 @@ impl Exchange {
                 T::READY_FOR_QUERY => (Verdict::Forward, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::Malformed | Expect::Fail(_) | Expect::InjectParse(_) | Expect::InjectClose(_) => {
-                (Verdict::Unexpected, false)
-            }
+            Expect::Probe { ready, ended } => match tag {
+                T::EMPTY_QUERY_RESPONSE => {
+                    *ended = true;
+                    (Verdict::Drop, false)
+                }
+                T::READY_FOR_QUERY if *ended => {
+                    self.server_skips = false;
+                    (Verdict::Drop, true)
+                }
+                T::READY_FOR_QUERY => {
+                    *ready += 1;
+                    // The last one is ours; that there is another was the client's.
+                    if *ready > 1 {
+                        self.answered_sync = true;
+                        self.skipping = false;
+                    }
+                    (Verdict::Drop, false)
+                }
+                _ => (Verdict::Unexpected, false),
+            },
+            Expect::Malformed
+            | Expect::Taken(_)
+            | Expect::Fail(_)
+            | Expect::InjectParse(_)
+            | Expect::InjectClose(_) => (Verdict::Unexpected, false),
         };
         if done {
             self.queue.pop_front();
@@ -317,10 +381,14 @@ impl Exchange {
 
     fn on_error(&mut self, aftermath: &mut Aftermath) -> Verdict {
         self.copy_in = false;
+        let uncertain = std::mem::take(&mut self.copy_syncs) > 0;
+        if uncertain && matches!(self.queue.front(), Some(Expect::Query(_))) {
+            self.push_probe();
+        }
         match self.queue.front() {
             // In the simple protocol ReadyForQuery follows by itself. An error that nothing asked for comes
             // from a server that is about to close.
-            Some(Expect::Query | Expect::FunctionCall) | None => return Verdict::Forward,
+            Some(Expect::Query(_) | Expect::FunctionCall) | None => return Verdict::Forward,
             Some(Expect::OwnQuery) => {
                 aftermath.own_failure = true;
                 return Verdict::Drop;
@@ -365,7 +433,15 @@ impl Exchange {
         }
         self.skipping = true;
         self.server_skips = true;
+        if uncertain {
+            self.push_probe();
+        }
         verdict
+    }
+
+    fn push_probe(&mut self) {
+        self.wants_probe = true;
+        self.push(Expect::Probe { ready: 0, ended: false });
     }
 }
 
@@ -395,7 +471,7 @@ mod tests {
             Expect::OwnQuery,
             Expect::InjectParse(Undo::Nothing),
             own_parse(),
-            Expect::Bind,
+            Expect::Bind(Name::new()),
             Expect::Execute,
             Expect::Sync,
         ] {
@@ -417,7 +493,14 @@ mod tests {
     #[test]
     fn an_error_skips_to_the_sync_and_tells_what_did_not_happen() {
         let mut exchange = Exchange::default();
-        for expect in [own_parse(), Expect::Bind, Expect::Execute, Expect::Sync, Expect::Bind, Expect::Sync] {
+        for expect in [
+            own_parse(),
+            Expect::Bind(Name::new()),
+            Expect::Execute,
+            Expect::Sync,
+            Expect::Bind(Name::new()),
+            Expect::Sync,
+        ] {
             exchange.push(expect);
         }
         let (verdicts, aftermath) =
@@ -430,7 +513,7 @@ mod tests {
     #[test]
     fn an_error_without_a_sync_leaves_the_server_skipping() {
         let mut exchange = Exchange::default();
-        exchange.push(Expect::Bind);
+        exchange.push(Expect::Bind(Name::new()));
         run(&mut exchange, &[T::ERROR_RESPONSE]);
         assert!(exchange.skipping && exchange.is_done());
     }
@@ -450,7 +533,7 @@ mod tests {
     fn what_makes_no_sense_is_noticed() {
         let mut exchange = Exchange::default();
         assert_eq!(run(&mut exchange, &[T::DATA_ROW]).0, [Verdict::Unexpected]);
-        exchange.push(Expect::Bind);
+        exchange.push(Expect::Bind(Name::new()));
         assert_eq!(run(&mut exchange, &[T::READY_FOR_QUERY]).0, [Verdict::Unexpected]);
     }
 
@@ -462,5 +545,24 @@ mod tests {
         exchange.push(Expect::Sync);
         assert_eq!(run(&mut exchange, &[T::ERROR_RESPONSE]).0, [Verdict::Drop]);
         assert_eq!(exchange.injected[0], b'E');
+    }
+
+    #[test]
+    fn whether_a_sync_among_copy_data_was_answered_is_found_out() {
+        for (answered, tags) in [
+            (false, &[T::READY_FOR_QUERY, T::EMPTY_QUERY_RESPONSE, T::READY_FOR_QUERY][..]),
+            (true, &[T::READY_FOR_QUERY, T::READY_FOR_QUERY, T::EMPTY_QUERY_RESPONSE, T::READY_FOR_QUERY]),
+        ] {
+            let mut exchange = Exchange::default();
+            exchange.push(Expect::Execute);
+            run(&mut exchange, &[T::COPY_IN_RESPONSE]);
+            exchange.copy_syncs = 1;
+            run(&mut exchange, &[T::ERROR_RESPONSE]);
+            assert!(exchange.wants_probe && !exchange.is_done());
+            let (verdicts, _) = run(&mut exchange, tags);
+            assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Drop));
+            assert!(exchange.is_done());
+            assert_eq!((exchange.answered_sync, exchange.skipping), (answered, !answered));
+        }
     }
 }

@@ -28,7 +28,7 @@ use crate::task;
 use super::batch::{Batch, BatchEnd, plan};
 use super::client::ClientSession;
 use super::error::SessionError;
-use super::exchange::{Aftermath, Expect, Verdict};
+use super::exchange::{Aftermath, Expect, Undo, Verdict};
 use super::settings::is_portable;
 
 /// With more than this waiting for a side, no more is read from the other.
@@ -42,6 +42,10 @@ impl ClientSession {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         let mut plan = plan(bytes, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
+        if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
+            // A transaction goes on after it, and may write.
+            plan.work.effect = plan.work.effect.max(Effect::Write);
+        }
         plan.set = plan.set.take().filter(|set| is_portable(set.value.as_deref(), &self.told));
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
         if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
@@ -111,7 +115,8 @@ impl ClientSession {
         self.runs_one_statement = plan.queries == 1 && plan.is_one_statement;
         self.custom_names.append(&mut plan.custom_names);
         self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
-        self.pending_set = plan.set.take().filter(|_| is_first && lease.status == TransactionStatus::Idle);
+        let alone = is_first && plan.queries == 1;
+        self.pending_set = plan.set.take().filter(|_| alone && lease.status == TransactionStatus::Idle);
         if plan.may_reset {
             let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
             plan.resets = self.resets_in(bytes);
@@ -250,6 +255,9 @@ impl ClientSession {
     ) -> Poll<Result<(), SessionError>> {
         self.obey_while_running(lease, cx)?;
         loop {
+            if self.exchange.wants_probe && self.pass_to_server == 0 {
+                self.send_probe(lease);
+            }
             let mut progress = self.poll_to_server(lease, cx);
             let withheld = self.wire.outbox.len() >= HIGH_WATER_BYTES;
             if !withheld && !self.is_answered() {
@@ -463,11 +471,17 @@ impl ClientSession {
                     self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
                 }
                 self.awaiting_sync &= verdict == Verdict::Drop;
+                if std::mem::take(&mut self.exchange.answered_sync) {
+                    self.awaiting_sync = false;
+                    backend::ready_for_query(&mut self.exchange.injected, lease.status);
+                }
+                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
                 if verdict == Verdict::Forward {
                     return Ok(self.on_ready(lease));
                 }
             }
             BackendTag::ERROR_RESPONSE => {
+                let blamed = aftermath.blamed();
                 if aftermath.settings_failed && !ErrorFields::read(body).is_fatal() {
                     return Err(SessionError::Settings(Box::new(super::settings::not_accepted(body))));
                 }
@@ -475,7 +489,7 @@ impl ClientSession {
                 // The server skips all that comes up to a Sync, also when the batch ended with a Query that
                 // it skipped, too: nobody else can use it before.
                 self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
-                if verdict == Verdict::Forward && self.reword_error(body) {
+                if verdict == Verdict::Forward && self.reword_error(body, blamed.as_deref()) {
                     return Ok(Verdict::Drop);
                 }
             }
@@ -518,8 +532,8 @@ impl ClientSession {
     }
 
     /// Errors that name a prepared statement name it as the client does. False when there is nothing to do.
-    fn reword_error(&mut self, body: &[u8]) -> bool {
-        let Some(reworded) = self.statements.reword(body) else { return false };
+    fn reword_error(&mut self, body: &[u8], blamed: Option<&[u8]>) -> bool {
+        let Some(reworded) = self.statements.reword(body, blamed) else { return false };
         raw_error(&mut self.exchange.injected, &reworded);
         true
     }
@@ -549,16 +563,27 @@ impl ClientSession {
 
     /// Takes back what requests that did not happen would have changed.
     pub(super) fn undo(&mut self, lease: &mut ServerLease, aftermath: Aftermath) {
-        for expect in aftermath.undone.into_iter().rev() {
+        for (place, expect) in aftermath.undone.into_iter().enumerate().rev() {
             match expect {
-                Expect::Parse { definition, undo, .. } => {
+                Expect::Parse { visible, definition, undo } => {
+                    let named = matches!(&undo, Undo::Client { name, .. } if !name.is_empty());
                     match definition {
                         Some(definition) => lease.prepared.remove(definition.id),
+                        None if named => {}
                         None => lease.unnamed = None,
                     }
-                    self.statements.undo(undo);
+                    if visible && !named && place == 0 {
+                        // The one that fails has dropped its predecessor before.
+                        self.statements.set(b"", None);
+                    } else {
+                        self.statements.undo(undo);
+                    }
                 }
                 Expect::InjectParse(undo) | Expect::InjectClose(undo) => self.statements.undo(undo),
+                Expect::Query(undo) => {
+                    self.pending_set = None;
+                    self.statements.undo(undo);
+                }
                 // It was to be closed and was not: it is still there, under a name nobody uses any more.
                 Expect::OwnClose => lease.mark_broken(),
                 _ => {}
@@ -633,8 +658,12 @@ impl ClientSession {
                     flush = self.exchange.in_extended();
                 }
                 // Ignored by the server during COPY, so that clients may always send them.
-                FrontendTag::SYNC | FrontendTag::FLUSH => self.pass_to_server = header.total_len,
-                // The server has its own words for what does not belong here, and ends the connection.
+                FrontendTag::FLUSH => self.pass_to_server = header.total_len,
+                FrontendTag::SYNC => {
+                    self.pass_to_server = header.total_len;
+                    self.exchange.copy_syncs += 1;
+                }
+                // The server ends the connection over it, in its own words.
                 _ => {
                     self.pass_to_server = header.total_len;
                     self.exchange.copy_in = false;
@@ -646,6 +675,19 @@ impl ClientSession {
             self.finish_extended_copy(lease);
         }
         Ok(at > 0)
+    }
+
+    /// A COPY has failed among data in which there were Syncs. Those in front of the error were part of the COPY
+    /// and are not answered; those behind it are. Only the server knows: what it answers in front of a Query of
+    /// ours are those, and one Sync more.
+    fn send_probe(&mut self, lease: &mut ServerLease) {
+        self.exchange.wants_probe = false;
+        let bytes = self.wire.inbox.split_to(self.send_from_inbox);
+        self.send_from_inbox = 0;
+        lease.wire.outbox.extend_from_slice(&bytes);
+        frontend::sync(&mut lease.wire.outbox);
+        frontend::query(&mut lease.wire.outbox, b"");
+        lease.unnamed = None;
     }
 
     /// In the extended protocol nothing is flushed before the Sync, for which the client may wait until

@@ -76,14 +76,18 @@ impl ClientStatements {
     }
 
     /// The body of an error in which our name for a statement of this client's is replaced by the client's;
-    /// `None` when there is no such name in it.
-    pub(super) fn reword(&self, body: &[u8]) -> Option<Vec<u8>> {
+    /// `None` when there is no such name in it. `blamed` is the one that it is about, where that is known: several
+    /// may be the same to a server.
+    pub(super) fn reword(&self, body: &[u8], blamed: Option<&[u8]>) -> Option<Vec<u8>> {
         const OURS: &[u8] = b"\"pgweir_";
         let at = body.windows(OURS.len()).position(|window| window == OURS)?;
         let (before, rest) = (body.get(..at)?, body.get(at + 1..)?);
         let end = rest.iter().position(|byte| *byte == b'"')?;
         let ours = rest.get(..end)?;
-        let known = self.named.iter().find(|(_, entry)| entry.definition.server_name.as_bytes() == ours);
+        let is_ours = |entry: &Entry| entry.definition.server_name.as_bytes() == ours;
+        let known =
+            blamed.and_then(|name| self.named.get_key_value(name)).filter(|(_, entry)| is_ours(entry));
+        let known = known.or_else(|| self.named.iter().find(|(_, entry)| is_ours(entry)));
         let mut out = before.to_vec();
         out.push(b'"');
         out.extend_from_slice(known?.0);

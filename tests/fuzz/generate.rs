@@ -135,7 +135,7 @@ const STATEMENTS: &[&str] = &[
     "SHOW search_path",
     "SELECT set_config('app.x', $1::text, false)",
     "SELECT set_config('app.x', 'local', true)",
-    "SELECT current_setting('app.x', true)",
+    "SELECT nullif(current_setting('app.x', true), '')",
     "SET app.x = 'set'",
     "SET DateStyle = 'German'",
     "SELECT date '2026-11-24'",
@@ -437,7 +437,7 @@ impl Generator {
     }
 
     /// Makes one message into what is none.
-    fn break_one(&mut self, messages: &mut Vec<Said>) {
+    fn break_one(&mut self, messages: &mut [Said]) {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let at = self.random.below(messages.len());
         let mut bytes = bytes::BytesMut::new();
