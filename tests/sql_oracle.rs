@@ -374,7 +374,6 @@ async fn a_set_read_off_its_text_has_the_same_effect() {
         "SET statement_timeout = '5s'",
         "SET enable_seqscan = off",
         "SET enable_seqscan TO false",
-        "SET datestyle = 'ISO, DMY'",
         "SET extra_float_digits = 3",
         "SET application_name = 'x y'",
         "RESET work_mem",

@@ -80,7 +80,7 @@ pub(super) const READS: Reads = Reads::Replica;
 pub(super) const CONSISTENCY: Consistency = Consistency::Session;
 /// A replica this far behind is in trouble, not merely busy.
 pub(super) const MAX_REPLICA_LAG: Duration = seconds(10);
-pub(super) const CATALOG_REFRESH: Duration = seconds(60);
+pub(super) const CATALOG_REFRESH: Duration = Duration::ZERO;
 /// The share of a node nobody gave a weight.
 pub(super) const WEIGHT: u32 = 1;
 

@@ -54,7 +54,9 @@ impl ClientSession {
     /// After a transaction: which of the statements under the client's own names SQL has deallocated, and
     /// away with the rest.
     pub(super) async fn forget_client_names(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
-        let names = std::mem::take(&mut lease.client_names);
+        let mut names = std::mem::take(&mut lease.client_names);
+        names.sort();
+        names.dedup();
         let listed: Vec<_> = lease
             .simple_query("SELECT name FROM pg_catalog.pg_prepared_statements WHERE NOT from_sql")
             .await?;
