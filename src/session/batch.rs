@@ -638,7 +638,9 @@ impl ClientSession {
     /// A Parse under the client's own name, on a connection where SQL's PREPARE may have used it.
     fn parse_by_own_name(&mut self, lease: &mut ServerLease, parse: &Parse<'_>, definition: Arc<Definition>) {
         parse.write(&mut lease.wire.outbox, parse.name);
-        lease.client_names.push(parse.name.into());
+        if !lease.client_names.iter().any(|known| **known == *parse.name) {
+            lease.client_names.push(parse.name.into());
+        }
         let undo = self.statements.set(parse.name, Some(definition));
         self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
