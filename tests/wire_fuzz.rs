@@ -424,5 +424,5 @@ fn generated_conversations() {
     println!("{played} cases");
     let failures = failures.lock().unwrap();
     assert!(failures.is_empty(), "PGWEIR_SEED={first}\n{}", failures.join("\n\n"));
-    assert!(played > kept.len() as u64, "no new case was played");
+    assert!(limit.is_none() || played > kept.len() as u64, "no new case was played");
 }
