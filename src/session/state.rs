@@ -162,7 +162,7 @@ impl ClientSession {
                 "s" if OF_TRANSACTION.contains(&name.as_str()) => {}
                 // Bytes of another encoding than UTF-8 cannot be carried over as text.
                 "s" if !is_portable(Some(&value), &lease.parameters) => {
-                    pin = Some(PinReason::UntilDisconnect)
+                    pin = Some(PinReason::UntilDisconnect);
                 }
                 "s" => {
                     map.insert(crate::server::normalize_name(&name), value);
