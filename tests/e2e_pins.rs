@@ -176,6 +176,22 @@ async fn rotation_gives_each_transaction_another_connection() {
     app.stop().await;
 }
 
+#[tokio::test]
+async fn a_pool_half_kept_is_said_in_the_log() {
+    let database = support::database();
+    let pgweir = Pgweir::start(&format!("pool: {{size: 3}}\n{}", database.yaml()));
+    let mut clients = Vec::new();
+    for kept in 1..=3 {
+        let (client, connection) =
+            tokio_postgres::connect(&pgweir.url(&database.name), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute("CREATE TEMP TABLE x (i int)").await.unwrap();
+        clients.push(client);
+        let said = || pgweir.log().matches("more than half of a pool is kept").count();
+        until("the log line", || said() == usize::from(kept > 1)).await;
+    }
+}
+
 /// A leak that pgweir cannot know of (a trigger takes a lock; its INSERT looks harmless): the check finds it.
 #[tokio::test]
 async fn the_check_at_check_in_finds_what_was_left_behind() {

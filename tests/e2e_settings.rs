@@ -317,7 +317,7 @@ fn a_setting_that_is_refused_later_fails_the_statement_only() {
     }
 }
 
-/// The third SET of the same needs no server: it is answered while none is to be had.
+/// A SET of what is set already needs no server: it is answered while none is to be had.
 #[test]
 fn a_set_of_what_is_set_needs_no_server() {
     let database = support::database();
