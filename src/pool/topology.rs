@@ -63,6 +63,8 @@ pub struct DatabaseEntry {
     pub cluster: Cluster,
     /// Where its statements went.
     pub routes: Arc<RouteCounters>,
+    /// How often its catalog has changed through us, as far as statements tell.
+    pub catalog_changes: Arc<AtomicU64>,
     /// Reported settings by (user, startup settings).
     pub reported: ReportedCache,
 }
@@ -270,6 +272,7 @@ fn entry(
         settings: settings.clone(),
         cluster,
         routes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.routes)),
+        catalog_changes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog_changes)),
         reported: Mutex::default(),
     })
 }

@@ -14,9 +14,11 @@ use smallvec::SmallVec;
 
 use crate::pool::ServerLease;
 use crate::protocol::extended::{self, Bind, Parse, Target as Named};
-use crate::protocol::{ErrorResponse, FrontendTag, SqlState, TransactionStatus, backend, frame, frontend};
+use crate::protocol::{
+    ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
+};
 use crate::route::Work;
-use crate::server::Definition;
+use crate::server::{Definition, decoy_name, is_server_name};
 use crate::sql::{
     Effect, Fingerprint, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set,
 };
@@ -25,7 +27,8 @@ use super::client::ClientSession;
 use super::context::SessionContext;
 use super::databases;
 use super::error::SessionError;
-use super::exchange::{Expect, Failure, Undo};
+use super::exchange::{Described, Expect, Failure, Undo};
+use super::reading::{self, Reading};
 use super::resets::MAY_RESET;
 use super::sql_names::{NAMES_STATEMENTS, deallocated, is_deallocate_all, names_in};
 use super::state::{MAY_SET, dotted_names};
@@ -88,6 +91,12 @@ pub(super) struct Plan {
     /// Those it executes that the client was told about and does not ask about again: where in the batch their
     /// names are, and what they are.
     pub(super) told: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
+    /// Those it uses whose texts were read under other settings than the client has now.
+    pub(super) foreign: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
+    /// It may set something by which texts are read otherwise.
+    pub(super) reads_otherwise: bool,
+    /// It may change the catalog.
+    pub(super) changes_catalog: bool,
     /// It may set something back to the server's own value.
     pub(super) may_reset: bool,
     /// It has exactly one statement.
@@ -122,6 +131,9 @@ impl Default for Plan {
             resets: Vec::new(),
             uses_named: false,
             told: SmallVec::new(),
+            foreign: SmallVec::new(),
+            reads_otherwise: false,
+            changes_catalog: false,
             may_reset: false,
             is_one_statement: false,
             named_in_sql: Vec::new(),
@@ -136,6 +148,12 @@ impl Plan {
     fn add(&mut self, statement: &Statement, text: &[u8], lex: LexOptions, statements: &ClientStatements) {
         if statement.is_ddl {
             self.databases.extend(databases::named(text, lex));
+            // What is temporary is nobody else's.
+            self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
+        }
+        if statement.session.intersects(MAY_READ_OTHERWISE) {
+            self.reads_otherwise |=
+                statement.session.contains(SessionEffects::UNKNOWN_PROCEDURE) || reading::may_change(text);
         }
         self.work = self.work.and(statement);
         self.effects.insert(statement.session);
@@ -185,15 +203,31 @@ impl Plan {
     }
 }
 
+/// What may set something by which texts are read otherwise.
+const MAY_READ_OTHERWISE: SessionEffects = SessionEffects::SETTING
+    .union(SessionEffects::SETTING_LOCAL)
+    .union(SessionEffects::UNKNOWN_PROCEDURE)
+    .union(SessionEffects::DISCARD_ALL);
+
+/// A Bind of a statement that the client was told about.
+struct Told<'a> {
+    portal: &'a [u8],
+    statement: &'a [u8],
+    definition: Arc<Definition>,
+    executed: bool,
+}
+
 /// Finds out what the batch in `bytes` does.
 pub(super) fn plan(
     bytes: &[u8],
     context: &SessionContext,
     lex: LexOptions,
     statements: &ClientStatements,
+    reading: &Reading,
     limit: usize,
 ) -> Result<Plan, SessionError> {
     let mut plan = Plan::default();
+    let mut told: SmallVec<[Told<'_>; 1]> = SmallVec::new();
     // Statements defined in this batch, which later messages of it may use.
     let mut fresh: SmallVec<[(&[u8], Arc<Definition>); 2]> = SmallVec::new();
     // And those closed in it.
@@ -222,7 +256,7 @@ pub(super) fn plan(
                     plan.is_local = false;
                     continue;
                 }
-                let definition = define(&parse, context, lex);
+                let definition = define(&parse, context, lex, reading);
                 plan.is_local &= !parse.name.is_empty() && definition.is_valid.load(Ordering::Acquire);
                 fresh.retain(|(name, _)| *name != parse.name);
                 fresh.push((parse.name, Arc::clone(&definition)));
@@ -235,14 +269,25 @@ pub(super) fn plan(
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 let old = || statements.find(bind.statement).filter(|_| !closed.contains(&bind.statement));
                 if known.is_none() && statements.has_been_told(bind.statement) {
-                    let name = offset_in(bytes, bind.statement);
-                    plan.told.extend(old().map(|definition| (name, Arc::clone(definition))));
+                    told.extend(old().map(|definition| Told {
+                        portal: bind.portal,
+                        statement: bind.statement,
+                        definition: Arc::clone(definition),
+                        executed: false,
+                    }));
+                }
+                if known.is_none()
+                    && !bind.statement.is_empty()
+                    && let Some(definition) = old().filter(|old| !reading.is_the_same(&old.reading))
+                {
+                    plan.foreign.push((offset_in(bytes, bind.statement), Arc::clone(definition)));
                 }
                 if let Some(definition) = known.or_else(old) {
                     plan.add(&definition.statement, &definition.sql, lex, statements);
                     if definition.statement.session.intersects(MAY_SET) {
                         // The name of a setting may be a parameter.
                         dotted_names(bind.rest, &mut plan.custom_names);
+                        plan.reads_otherwise |= reading::may_change(bind.rest);
                     }
                 } else {
                     // A statement of SQL's PREPARE, if it is one at all: it may do anything.
@@ -251,7 +296,7 @@ pub(super) fn plan(
                     plan.writes = true;
                     plan.sequenced = true;
                 }
-                plan.uses_named |= !bind.statement.is_empty();
+                plan.uses_named |= !bind.statement.is_empty() || !told.is_empty();
                 plan.is_local = false;
                 plan.only_asks = false;
             }
@@ -260,9 +305,15 @@ pub(super) fn plan(
                 plan.is_local = false;
                 plan.only_asks &= target == Named::Statement;
                 plan.uses_named |= target == Named::Statement && !name.is_empty();
-                // Whoever asks is told.
-                plan.told.clear();
+                // Whoever asks is told, for what comes behind.
+                told.retain(|told| {
+                    let asked = if target == Named::Portal { told.portal } else { told.statement };
+                    told.executed || asked != name
+                });
                 if let Some(definition) = statements.find(name).filter(|_| target == Named::Statement) {
+                    if !name.is_empty() && !reading.is_the_same(&definition.reading) {
+                        plan.foreign.push((offset_in(bytes, name), Arc::clone(definition)));
+                    }
                     parsed.push(Arc::clone(definition));
                 }
             }
@@ -274,6 +325,10 @@ pub(super) fn plan(
                 } else {
                     fresh.retain(|(known, _)| *known != name);
                     closed.push(name);
+                    if statements.find(name).is_none() {
+                        // Perhaps one of SQL's PREPARE, which pins.
+                        plan.effects.insert(SessionEffects::DEALLOCATE);
+                    }
                 }
             }
             FrontendTag::SYNC | FrontendTag::FLUSH => {}
@@ -285,12 +340,19 @@ pub(super) fn plan(
                 plan.only_asks = false;
                 plan.queries += 1;
             }
-            _ => {
+            tag => {
+                if tag == FrontendTag::EXECUTE && !told.is_empty() {
+                    let portal = Reader::new(body).cstr()?;
+                    told.iter_mut()
+                        .filter(|told| told.portal == portal)
+                        .for_each(|told| told.executed = true);
+                }
                 plan.is_local = false;
                 plan.only_asks = false;
             }
         }
     }
+    plan.told.extend(told.into_iter().map(|told| (offset_in(bytes, told.statement), told.definition)));
     if plan.only_asks {
         // Nothing runs; what is asked about decides, so that the asking sees what the running would.
         for definition in parsed {
@@ -307,12 +369,18 @@ fn offset_in(whole: &[u8], part: &[u8]) -> Range<usize> {
     start..start + part.len()
 }
 
-fn define(parse: &Parse<'_>, context: &SessionContext, lex: LexOptions) -> Arc<Definition> {
+fn define(
+    parse: &Parse<'_>,
+    context: &SessionContext,
+    lex: LexOptions,
+    reading: &Reading,
+) -> Arc<Definition> {
     let statement = context.statements.analyze_exact(parse.sql, lex);
+    let (settings, scope) = reading.of(parse.sql);
     if parse.name.is_empty() {
-        context.definitions.unshared(parse.sql, parse.types, &statement)
+        context.definitions.unshared(parse.sql, parse.types, settings, &statement)
     } else {
-        context.definitions.intern(parse.sql, parse.types, lex.standard_conforming_strings, &statement)
+        context.definitions.intern(parse.sql, parse.types, scope, settings, &statement)
     }
 }
 
@@ -383,7 +451,7 @@ impl ClientSession {
         self.sync_settings(lease);
         self.lend_channels(lease);
         if !plan.named_in_sql.is_empty() {
-            self.materialize(lease, &plan.named_in_sql);
+            self.materialize(lease, &plan.named_in_sql, plan.deallocated.as_deref());
         }
         if batch.end == BatchEnd::Query && plan.resets.is_empty() && is_one_query(batch, &self.wire.inbox) {
             self.exchange.push(Expect::Query);
@@ -460,7 +528,8 @@ impl ClientSession {
         batch: Batch,
     ) -> Result<(), SessionError> {
         self.evict(lease);
-        let mut bound: &[u8] = b"";
+        // Portals of named statements, as far as this batch tells.
+        let mut bound: SmallVec<[(&[u8], &[u8]); 2]> = SmallVec::new();
         let mut definitions = plan.definitions.into_iter();
         let mut rest = bytes;
         while let Some((header, body, tail)) = frame::split(rest, usize::MAX)? {
@@ -473,10 +542,13 @@ impl ClientSession {
                 }
                 FrontendTag::BIND => {
                     let bind = Bind::read(body)?;
-                    bound = bind.statement;
+                    bound.retain(|(portal, _)| *portal != bind.portal);
+                    if !bind.statement.is_empty() {
+                        bound.push((bind.portal, bind.statement));
+                    }
                     self.build_bind(lease, whole, &bind);
                 }
-                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body, bound)?,
+                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body, &bound)?,
                 FrontendTag::CLOSE => self.build_close(lease, whole, body)?,
                 tag => {
                     let expect = match tag {
@@ -522,10 +594,15 @@ impl ClientSession {
     ) {
         lease.pool().stats.client_parses.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = definition else {
-            let name = String::from_utf8_lossy(parse.name).into_owned();
-            let message = format!("prepared statement \"{name}\" already exists");
-            self.fail_on_server(lease, ErrorResponse::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message));
+            self.parse_taken(lease, parse);
             return;
+        };
+        let definition = if self.reads_otherwise && !parse.name.is_empty() {
+            // Under settings that nobody else knows: it is not for others.
+            let known = (&definition.reading, &definition.statement);
+            self.context.definitions.unshared(parse.sql, parse.types, known.0, known.1)
+        } else {
+            definition
         };
         let failed = lease.status == TransactionStatus::Failed;
         if !parse.name.is_empty() && (failed || self.may_have_sql_statements()) {
@@ -559,7 +636,7 @@ impl ClientSession {
             parse.write(&mut lease.wire.outbox, b"");
             lease.unnamed = Some(definition);
             self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
-        } else if lease.prepared.touch(definition.id) {
+        } else if lease.prepared.touch(definition.id) && !self.close_older(lease, &definition) {
             self.exchange.push(Expect::InjectParse(undo));
             return;
         } else {
@@ -569,9 +646,26 @@ impl ClientSession {
                 definition: Some(Arc::clone(&definition)),
                 undo,
             });
-            lease.prepared.insert(definition);
+            lease.prepared.insert(definition, self.catalog());
         }
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the catalog has changed.
+    #[inline]
+    pub(super) fn catalog(&self) -> u64 {
+        self.database.catalog_changes.load(Ordering::Acquire)
+    }
+
+    /// Closes a statement that was prepared before the catalog changed: its plan may be stale, and whoever has
+    /// prepared it since must not hear of that.
+    fn close_older(&mut self, lease: &mut ServerLease, definition: &Definition) -> bool {
+        if !lease.prepared.is_older(definition.id, self.catalog()) {
+            return false;
+        }
+        extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
+        self.exchange.push(Expect::OwnClose);
+        true
     }
 
     /// A Parse under the client's own name, on a connection where SQL's PREPARE may have used it.
@@ -589,11 +683,14 @@ impl ClientSession {
             Parse { name, sql: &definition.sql, types: &definition.types }.write(out, name);
         };
         if named {
-            if lease.prepared.touch(definition.id) {
+            if lease.prepared.touch(definition.id) && !self.close_older(lease, definition) {
                 return;
             }
             write(&mut lease.wire.outbox, definition.server_name.as_bytes());
-            lease.prepared.insert(Arc::clone(definition));
+            lease.prepared.insert(Arc::clone(definition), self.catalog());
+            if self.reads_otherwise {
+                lease.prepared.taint(definition.id);
+            }
         } else {
             if lease.unnamed.as_ref().is_some_and(|held| Arc::ptr_eq(held, definition)) {
                 return;
@@ -609,6 +706,10 @@ impl ClientSession {
     fn build_bind(&mut self, lease: &mut ServerLease, whole: &[u8], bind: &Bind<'_>) {
         lease.pool().stats.binds.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
+            if is_server_name(bind.statement) {
+                self.missing(lease, bind.statement);
+                return;
+            }
             // It is one of SQL's PREPARE, or the server says that there is none.
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::Bind);
@@ -629,24 +730,34 @@ impl ClientSession {
         lease: &mut ServerLease,
         whole: &[u8],
         body: &[u8],
-        bound: &[u8],
+        bound: &[(&[u8], &[u8])],
     ) -> Result<(), SessionError> {
         let (target, name) = extended::target(body)?;
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
-            self.exchange.push(Expect::DescribePortal(bound.into()));
+            let statement = bound.iter().find(|(portal, _)| *portal == name).map(|(_, statement)| *statement);
+            let described = statement.and_then(|statement| {
+                let id = self.statements.find(statement)?.id;
+                Some(Described { name: statement.into(), id })
+            });
+            self.exchange.push(Expect::DescribePortal(described));
             return Ok(());
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
+            if is_server_name(name) {
+                self.missing(lease, name);
+                return Ok(());
+            }
             lease.wire.outbox.extend_from_slice(whole);
-            self.exchange.push(Expect::DescribeStatement(Box::default()));
+            self.exchange.push(Expect::DescribeStatement(None));
             return Ok(());
         };
         let named = !name.is_empty();
         self.ensure_prepared(lease, &definition, named);
         let server_name = if named { definition.server_name.as_bytes() } else { b"" };
         extended::describe_statement(&mut lease.wire.outbox, server_name);
-        self.exchange.push(Expect::DescribeStatement(name.into()));
+        let described = Described { name: name.into(), id: definition.id };
+        self.exchange.push(Expect::DescribeStatement(Some(described)));
         Ok(())
     }
 
@@ -661,16 +772,34 @@ impl ClientSession {
         let own = lease.client_names.iter().any(|known| **known == *name);
         if target == Named::Portal || sql || own {
             lease.wire.outbox.extend_from_slice(whole);
-            self.exchange.push(Expect::Close);
-            if own {
-                self.statements.set(name, None);
-            }
+            let undo = if own { self.statements.set(name, None) } else { Undo::Nothing };
+            self.exchange.push(Expect::Close(undo));
         } else {
             // The server keeps it for others; it leaves when it is the least recently used.
             let undo = self.statements.set(name, None);
             self.exchange.push(Expect::InjectClose(undo));
         }
         Ok(())
+    }
+
+    /// A name that is one of ours on the server and none of the client's.
+    fn missing(&mut self, lease: &mut ServerLease, name: &[u8]) {
+        let name = String::from_utf8_lossy(name);
+        let message = format!("prepared statement \"{name}\" does not exist");
+        self.fail_on_server(lease, ErrorResponse::error(SqlState::INVALID_STATEMENT_NAME, message));
+    }
+
+    /// A Parse of a name that is taken: the server is asked to parse the text under the name of a statement that
+    /// it has, so that whatever is wrong comes in its own words and order.
+    fn parse_taken(&mut self, lease: &mut ServerLease, parse: &Parse<'_>) {
+        let decoy = decoy_name();
+        if !std::mem::replace(&mut lease.prepared.has_decoy, true) {
+            Parse { name: decoy.as_bytes(), sql: b"", types: b"\0\0" }
+                .write(&mut lease.wire.outbox, decoy.as_bytes());
+            self.exchange.push(Expect::Decoy);
+        }
+        parse.write(&mut lease.wire.outbox, decoy.as_bytes());
+        self.exchange.push(Expect::Taken(parse.name.into()));
     }
 
     /// Makes the server fail here, so that its transaction fails and the rest of the batch is skipped, and

@@ -14,6 +14,8 @@ use bytes::BytesMut;
 use crate::protocol::{BackendTag, ErrorResponse, backend, raw_error};
 use crate::server::Definition;
 
+use super::statements::Entry;
+
 /// What is taken back when a request turns out not to have happened.
 #[derive(Debug)]
 pub(super) enum Undo {
@@ -24,8 +26,17 @@ pub(super) enum Undo {
         /// The client's name for it.
         name: Box<[u8]>,
         /// What it was.
-        previous: Option<Arc<Definition>>,
+        previous: Option<Entry>,
     },
+}
+
+/// The client's statement that an answer describes.
+#[derive(Debug)]
+pub(super) struct Described {
+    /// The client's name for it.
+    pub(super) name: Box<[u8]>,
+    /// Its definition.
+    pub(super) id: u64,
 }
 
 /// One expected answer.
@@ -51,18 +62,22 @@ pub(super) enum Expect {
     InjectParse(Undo),
     /// BindComplete.
     Bind,
-    /// CloseComplete of a portal.
-    Close,
+    /// CloseComplete of a portal, or of a statement under the client's own name.
+    Close(Undo),
     /// CloseComplete of a statement that we evict: swallowed.
     OwnClose,
     /// CloseComplete that we give ourselves: the statement stays on the server for others.
     InjectClose(Undo),
-    /// ParameterDescription, then RowDescription or NoData; of the client's statement with this name.
-    DescribeStatement(Box<[u8]>),
-    /// RowDescription or NoData; of a portal of the client's statement with this name.
-    DescribePortal(Box<[u8]>),
-    /// ParseComplete, or an error, for a statement under the client's own name: swallowed.
-    OwnParse,
+    /// ParameterDescription, then RowDescription or NoData.
+    DescribeStatement(Option<Described>),
+    /// RowDescription or NoData.
+    DescribePortal(Option<Described>),
+    /// ParseComplete, or an error, for a statement under this name, the client's own: swallowed.
+    OwnParse(Box<[u8]>),
+    /// ParseComplete of the statement that is in the way of a name: swallowed.
+    Decoy,
+    /// An error: the client's name for what is in the way.
+    Taken(Box<[u8]>),
     /// ReadyForQuery after those, or after a batch that is tried again: swallowed.
     OwnReady,
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
@@ -155,7 +170,7 @@ impl Exchange {
     pub(super) fn is_ours(&self) -> bool {
         matches!(
             self.queue.front(),
-            Some(Expect::OwnQuery | Expect::OwnTry | Expect::OwnParse | Expect::OwnReady)
+            Some(Expect::OwnQuery | Expect::OwnTry | Expect::OwnParse(_) | Expect::OwnReady)
         )
     }
 
@@ -165,11 +180,17 @@ impl Exchange {
     }
 
     /// The client's statement of which it is about to be told what it gives back.
-    pub(super) fn describes(&self) -> Option<&[u8]> {
+    pub(super) fn describes(&self) -> Option<&Described> {
         match self.queue.front() {
-            Some(Expect::DescribeStatement(name) | Expect::DescribePortal(name)) if !name.is_empty() => {
-                Some(name)
-            }
+            Some(Expect::DescribeStatement(of) | Expect::DescribePortal(of)) => of.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The client's name for a statement, where the error says that it is taken.
+    pub(super) fn taken(&self) -> Option<&[u8]> {
+        match self.queue.front() {
+            Some(Expect::Taken(name)) => Some(name),
             _ => None,
         }
     }
@@ -185,6 +206,12 @@ impl Exchange {
             }
             _ => false,
         }
+    }
+
+    /// Whether the server goes on behind the statements under the client's own names if one of them fails.
+    fn own_parses_are_synced(&self) -> bool {
+        let next = self.queue.iter().find(|expect| !matches!(expect, Expect::OwnParse(_)));
+        matches!(next, Some(Expect::OwnReady))
     }
 
     /// Emits what is to be injected at the front.
@@ -243,12 +270,12 @@ impl Exchange {
                 _ => (Verdict::Unexpected, false),
             },
             Expect::Bind => expect_only(tag, T::BIND_COMPLETE),
-            Expect::Close => expect_only(tag, T::CLOSE_COMPLETE),
+            Expect::Close(_) => expect_only(tag, T::CLOSE_COMPLETE),
             Expect::OwnClose => match tag {
                 T::CLOSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::OwnParse => match tag {
+            Expect::OwnParse(_) | Expect::Decoy => match tag {
                 T::PARSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
@@ -285,7 +312,9 @@ impl Exchange {
                 T::READY_FOR_QUERY => (Verdict::Forward, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::Fail(_) | Expect::InjectParse(_) | Expect::InjectClose(_) => (Verdict::Unexpected, false),
+            Expect::Fail(_) | Expect::Taken(_) | Expect::InjectParse(_) | Expect::InjectClose(_) => {
+                (Verdict::Unexpected, false)
+            }
         };
         if done {
             self.queue.pop_front();
@@ -310,10 +339,10 @@ impl Exchange {
                 aftermath.is_ours = true;
                 return Verdict::Drop;
             }
-            Some(Expect::OwnParse) => {
+            Some(Expect::OwnParse(_)) if self.own_parses_are_synced() => {
                 // What cannot be prepared is not there; the statement that needs it will be told.
-                while matches!(self.queue.front(), Some(Expect::OwnParse)) {
-                    self.queue.pop_front();
+                while matches!(self.queue.front(), Some(Expect::OwnParse(_))) {
+                    aftermath.undone.extend(self.queue.pop_front());
                 }
                 aftermath.is_ours = true;
                 return Verdict::Drop;

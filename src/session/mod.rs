@@ -29,6 +29,7 @@ mod listening;
 mod login;
 mod notifications;
 mod pins;
+mod reading;
 mod relay;
 mod resets;
 mod sql_names;

@@ -29,7 +29,7 @@ use super::batch::{Batch, plan};
 use super::client::ClientSession;
 use super::databases;
 use super::error::SessionError;
-use super::exchange::{Aftermath, Expect, Verdict};
+use super::exchange::{Aftermath, Expect, Undo, Verdict};
 
 /// With more than this waiting for a side, no more is read from the other.
 const HIGH_WATER_BYTES: usize = 256 * 1024;
@@ -41,7 +41,8 @@ impl ClientSession {
     pub(super) async fn run_batch(&mut self, batch: Batch) -> Result<(), SessionError> {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, limit)?;
+        self.reading.refresh(&self.settings);
+        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, &self.reading, limit)?;
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
         if self.lease.is_none() && plan.is_local && room {
             return self.run_locally(batch, plan);
@@ -104,19 +105,24 @@ impl ClientSession {
             let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
             plan.resets = self.resets_in(bytes);
         }
+        self.reads_otherwise |= plan.reads_otherwise;
+        if plan.changes_catalog {
+            self.changed_catalog = true;
+            self.database.catalog_changes.fetch_add(1, Ordering::AcqRel);
+        }
+        if !(plan.told.is_empty() && plan.foreign.is_empty())
+            && let Some(error) = self.check_statements(&mut lease, &plan).await?
+        {
+            self.fail_batch_raw(&mut lease, batch, error);
+            return self.exchange_with(lease).await;
+        }
         if plan.uses_named {
-            if !plan.told.is_empty()
-                && let Some(error) = self.check_shapes(&mut lease, &plan.told).await?
-            {
-                self.fail_batch_raw(&mut lease, batch, error);
-                return self.exchange_with(lease).await;
-            }
             if self.may_replay(&lease, batch, plan.only_asks) {
                 let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
                 self.replay = Some((BytesMut::from(bytes), batch.end));
             }
         }
-        let deallocated = plan.deallocated.take();
+        let deallocated = plan.deallocated.clone();
         let queries = plan.queries;
         self.build(&mut lease, batch, plan)?;
         let pool = Arc::clone(lease.pool());
@@ -186,6 +192,11 @@ impl ClientSession {
         self.count_bytes(lease.pool());
         if std::mem::take(&mut self.wrote) {
             self.last_write.acknowledged(&self.database.cluster);
+        }
+        self.reads_otherwise = false;
+        lease.prepared.drop_tainted();
+        if std::mem::take(&mut self.changed_catalog) {
+            self.database.catalog_changes.fetch_add(1, Ordering::AcqRel);
         }
         if self.listening.must_settle() {
             self.settle_listening(&mut lease).await?;
@@ -400,8 +411,11 @@ impl ClientSession {
             _ => {}
         }
         match tag {
-            BackendTag::ROW_DESCRIPTION | BackendTag::NO_DATA => self.note_shape(tag, body),
-            // From here on the batch has run in part.
+            // From here on the batch has been answered in part.
+            BackendTag::ROW_DESCRIPTION | BackendTag::NO_DATA => {
+                self.note_shape(lease, tag, body);
+                self.replay = None;
+            }
             BackendTag::BIND_COMPLETE => self.replay = None,
             BackendTag::ERROR_RESPONSE if self.replay.is_some() && self.begin_heal(lease, body) => {
                 return Ok(Verdict::Drop);
@@ -409,6 +423,8 @@ impl ClientSession {
             _ => {}
         }
         let mut aftermath = Aftermath::default();
+        let taken =
+            if tag == BackendTag::ERROR_RESPONSE { self.exchange.taken().map(<[u8]>::to_vec) } else { None };
         let verdict = self.exchange.on_message(tag, &mut aftermath);
         match tag {
             _ if verdict == Verdict::Unexpected => {
@@ -428,7 +444,7 @@ impl ClientSession {
             }
             BackendTag::ERROR_RESPONSE => {
                 self.on_error(lease, body, aftermath);
-                if verdict == Verdict::Forward && self.reword_error(body) {
+                if verdict == Verdict::Forward && self.reword_error(body, taken.as_deref()) {
                     return Ok(Verdict::Drop);
                 }
             }
@@ -468,8 +484,8 @@ impl ClientSession {
     }
 
     /// Errors that name a prepared statement name it as the client does. False when there is nothing to do.
-    fn reword_error(&mut self, body: &[u8]) -> bool {
-        let Some(reworded) = self.statements.reword(body) else { return false };
+    fn reword_error(&mut self, body: &[u8], taken: Option<&[u8]>) -> bool {
+        let Some(reworded) = self.statements.reword(body, taken) else { return false };
         raw_error(&mut self.exchange.injected, &reworded);
         true
     }
@@ -490,10 +506,11 @@ impl ClientSession {
     }
 
     /// What the client is told of a statement's rows is remembered, for the case that they change.
-    fn note_shape(&mut self, tag: BackendTag, body: &[u8]) {
-        if let Some(name) = self.exchange.describes() {
+    fn note_shape(&mut self, lease: &mut ServerLease, tag: BackendTag, body: &[u8]) {
+        if let Some(described) = self.exchange.describes() {
             let shape = row_shape(if tag == BackendTag::NO_DATA { b"" } else { body });
-            self.statements.told(name, shape);
+            self.statements.told(&described.name, described.id, shape);
+            lease.prepared.describe(described.id, shape);
         }
     }
 
@@ -503,12 +520,22 @@ impl ClientSession {
             match expect {
                 Expect::Parse { definition, undo, .. } => {
                     match definition {
-                        Some(definition) => lease.prepared.remove(definition.id),
-                        None => lease.unnamed = None,
+                        Some(definition) => drop(lease.prepared.remove(definition.id)),
+                        None => match &undo {
+                            // Under the client's own name: it is not there.
+                            Undo::Client { name, .. } if !name.is_empty() => {
+                                lease.client_names.retain(|known| known != name);
+                            }
+                            _ => lease.unnamed = None,
+                        },
                     }
                     self.statements.undo(undo);
                 }
-                Expect::InjectParse(undo) | Expect::InjectClose(undo) => self.statements.undo(undo),
+                Expect::InjectParse(undo) | Expect::InjectClose(undo) | Expect::Close(undo) => {
+                    self.statements.undo(undo);
+                }
+                Expect::OwnParse(name) => lease.client_names.retain(|known| *known != name),
+                Expect::Decoy => lease.prepared.has_decoy = false,
                 // It was to be closed and was not: it is still there, under a name nobody uses any more.
                 Expect::OwnClose => lease.mark_broken(),
                 _ => {}
