@@ -13,7 +13,7 @@
 //!  5  health                       probes, lag, who is primary
 //!  4  pool                         server connections, lent and returned
 //!  3  server                       one connection to one PostgreSQL
-//!  2  net   route   observe        sockets | the decision (pure) | logs, metrics, http
+//!  2  net   route   observe  catalog   sockets | the decision (pure) | logs, metrics, http | what tables and functions are (pure)
 //!  1  sql   auth    cluster  clients     pure: meaning | exchanges | topology | who is connected
 //!  0  protocol  config  task             pure: bytes | settings | the only tokio::spawn
 //! ```
@@ -32,6 +32,7 @@ pub mod clients;
 pub mod cluster;
 pub mod sql;
 
+pub mod catalog;
 pub mod net;
 pub mod observe;
 pub mod route;

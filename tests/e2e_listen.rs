@@ -1069,3 +1069,44 @@ async fn a_database_nobody_listens_in_can_be_dropped() {
     assert_eq!(open_listeners(&app), 0);
     app.stop().await;
 }
+
+/// A client that listens and whose statement goes stale is told in the one way or the other, and goes on.
+#[tokio::test]
+async fn stale_plans_and_resets_of_clients_that_listen() {
+    let database = support::database();
+    database.on(0, "CREATE TABLE t (i int)");
+    let yaml = format!(
+        "pool: {{size: 2, debug_rotate: true, debug_check: true}}\nrouting: {{reads: primary}}\n{}",
+        database.yaml()
+    );
+    let app = InProcess::start(&yaml).await;
+    let mut config = app.config(&database.name);
+    config.application_name("listens");
+    let mut client = listener(&config, &["c"]).await;
+    let statement = client.client.prepare("SELECT * FROM t").await.unwrap();
+    for round in 0..6 {
+        client.client.query(&statement, &[]).await.map(drop).unwrap_or_else(|error| {
+            assert_eq!(error.code().unwrap().code(), "0A000", "{error:?}");
+        });
+        client.client.batch_execute(&format!("NOTIFY c, '{round}'")).await.unwrap();
+        assert_eq!(client.next().await.payload(), round.to_string());
+        database.on(0, &format!("ALTER TABLE t ADD COLUMN c{round} int"));
+        // Something that cannot be prepared, in a transaction and outside.
+        assert!(client.client.query("SELECT nonsense", &[]).await.is_err());
+        client.client.batch_execute("BEGIN").await.unwrap();
+        assert!(client.client.query("SELECT nonsense", &[]).await.is_err());
+        client.client.batch_execute("ROLLBACK").await.unwrap();
+        client.client.batch_execute("SET application_name = 'other'; RESET application_name").await.unwrap();
+        client.client.batch_execute("RESET ALL").await.unwrap();
+        assert_eq!(one(&client.client, "SHOW application_name").await, "listens");
+    }
+    client.client.batch_execute("DISCARD ALL").await.unwrap();
+    assert_eq!(one(&client.client, "SHOW application_name").await, "listens");
+    client.client.batch_execute("NOTIFY c, 'unheard'").await.unwrap();
+    one(&client.client, "SELECT 1").await;
+    assert!(client.heard.try_recv().is_err());
+    assert_eq!(subscriptions(&app), 0);
+    let dirty: u64 = app.context.pools.pools().iter().map(|pool| pool.stats.snapshot().dirty).sum();
+    assert_eq!(dirty, 0);
+    app.stop().await;
+}

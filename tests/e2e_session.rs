@@ -304,7 +304,6 @@ async fn session_state_pins_and_lets_go() {
         ("CREATE TEMP TABLE mine (i int)", "DROP TABLE mine"),
         ("SELECT pg_advisory_lock(1)", "SELECT pg_advisory_unlock(1)"),
         ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "CLOSE c"),
-        ("LISTEN news", "UNLISTEN news"),
         ("PREPARE p AS SELECT 1", "DEALLOCATE p"),
         ("CREATE TEMP TABLE other (i int)", "DISCARD ALL"),
     ];

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("clients", 1),
     ("net", 2),
     ("route", 2),
+    ("catalog", 2),
     ("observe", 2),
     ("server", 3),
     ("pool", 4),
@@ -38,7 +39,7 @@ const DOORS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that think and never wait: no sockets, no clock, no `async`.
-const PURE_ROOMS: &[&str] = &["protocol", "sql", "auth", "route", "config", "cluster"];
+const PURE_ROOMS: &[&str] = &["protocol", "sql", "auth", "route", "config", "cluster", "catalog"];
 const IMPURE_WORDS: &[&str] =
     &["async fn", "async move", ".await", "tokio::", "Instant::now(", "SystemTime::now("];
 

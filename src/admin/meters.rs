@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::clients::Activity;
 use crate::cluster::{NodeState, Role};
-use crate::pool::{Listeners, Pool};
+use crate::pool::{DatabaseEntry, Listeners, Pool};
 use crate::route::Reason;
 
 use super::Console;
@@ -54,6 +54,10 @@ impl Handles {
         }
         describe_gauge!("pgweir_clients", "Clients by state: idle, active, waiting, login");
         describe_gauge!("pgweir_server_connections", "Server connections by state: idle, active, opening");
+        describe_gauge!(
+            "pgweir_replication_connections",
+            "Replication connections, each a server connection of its own"
+        );
         describe_gauge!("pgweir_pool_size", "Server connections a pool may have");
         describe_gauge!("pgweir_clients_waiting", "Clients that wait for a server connection");
         describe_gauge!("pgweir_oldest_wait_seconds", "How long the oldest of them has waited");
@@ -92,6 +96,11 @@ impl Handles {
         describe_counter!("pgweir_node_statements_total", "Statements sent to a node");
         describe_counter!("pgweir_node_failures_total", "Times a node was found down");
         describe_counter!("pgweir_routes_total", "Routing decisions by reason");
+        describe_gauge!("pgweir_catalog_known", "Whether the catalog of a database is known");
+        describe_gauge!("pgweir_catalog_bytes", "Bytes that what is known of a catalog takes");
+        describe_gauge!("pgweir_catalog_age_seconds", "Time since the catalog was last seen to be as known");
+        describe_counter!("pgweir_catalog_loads_total", "Times a catalog was read as a whole");
+        describe_counter!("pgweir_catalog_failures_total", "Times a catalog could not be read");
         describe_gauge!("pgweir_listeners", "Connections that receive notifications, outside the pools");
         describe_gauge!(
             "pgweir_subscriptions",
@@ -133,6 +142,7 @@ impl Meters {
             handles.counter("pgweir_node_failures_total", labels(), node.failures.load(load));
         }
         for entry in topology.databases() {
+            catalog(&mut handles, &entry);
             for (reason, count) in entry.routes.iter() {
                 let labels = vec![
                     ("database", entry.name.clone()),
@@ -143,6 +153,21 @@ impl Meters {
             }
         }
     }
+}
+
+fn catalog(handles: &mut Handles, entry: &DatabaseEntry) {
+    if entry.settings.name == "*" {
+        return;
+    }
+    let state = entry.catalog.state();
+    let labels = || vec![("database", entry.name.clone())];
+    handles.gauge("pgweir_catalog_known", labels(), f64::from(u8::from(state.present)));
+    handles.gauge("pgweir_catalog_bytes", labels(), state.bytes as f64);
+    if let Some(confirmed) = state.confirmed {
+        handles.gauge("pgweir_catalog_age_seconds", labels(), confirmed.elapsed().as_secs_f64());
+    }
+    handles.counter("pgweir_catalog_loads_total", labels(), state.loads);
+    handles.counter("pgweir_catalog_failures_total", labels(), state.failures);
 }
 
 fn clients(handles: &mut Handles, console: &Console) {
@@ -160,6 +185,11 @@ fn clients(handles: &mut Handles, console: &Console) {
         handles.gauge("pgweir_pins", labels(), now.count() as f64);
         handles.counter("pgweir_pins_total", labels(), total);
     }
+    handles.gauge(
+        "pgweir_replication_connections",
+        Vec::new(),
+        console.pools.replication.snapshot().len() as f64,
+    );
     for (state, value) in states {
         handles.gauge("pgweir_clients", vec![("state", state.to_owned())], value);
     }

@@ -27,7 +27,7 @@ use crate::net::tls::{ClientTlsAcceptor, ServerTlsConnector, TlsError};
 use crate::observe::metrics::{self, Exporter};
 use crate::observe::{Histograms, http as endpoint};
 use crate::pool::{self, PoolRegistry, Topology};
-use crate::server::Definitions;
+use crate::server::{Definitions, SettingsPool};
 use crate::session::{Harmless, SessionContext};
 use crate::sql::StatementCache;
 use crate::task::{self, Workers};
@@ -106,6 +106,7 @@ impl App {
             clients,
             statements: StatementCache::new(config.limits.statement_cache_bytes),
             definitions: Definitions::default(),
+            settings: SettingsPool::default(),
             harmless: Harmless::default(),
             authenticator,
             tls: ArcSwap::from_pointee(client_tls),

@@ -64,7 +64,21 @@ pub(super) struct CheckOptions {
 #[derive(Args, Clone, Debug)]
 pub(super) struct RouteOptions {
     /// The SQL, as an application would send it.
-    pub(super) sql: String,
+    #[arg(required_unless_present = "dump_catalog")]
+    pub(super) sql: Option<String>,
+    /// Also use what the database's catalog says: a file that --dump-catalog wrote.
+    #[arg(long, value_name = "FILE")]
+    pub(super) catalog: Option<PathBuf>,
+    /// Also use what the database's catalog says, read now, without TLS:
+    /// postgres://user:password@host:port/database.
+    #[arg(long, value_name = "URL", conflicts_with = "catalog")]
+    pub(super) connect: Option<String>,
+    /// Print the catalog of --connect as JSON, for --catalog. It holds names, no data and no source code.
+    #[arg(long, requires = "connect", conflicts_with = "sql")]
+    pub(super) dump_catalog: bool,
+    /// The client's search_path; without it a bare name may be in any schema.
+    #[arg(long, value_name = "SCHEMAS")]
+    pub(super) search_path: Option<String>,
     /// The client's standard_conforming_strings.
     #[arg(long, value_name = "ON|OFF", default_value = "on", value_parser = ["on", "off"])]
     pub(super) standard_conforming_strings: String,

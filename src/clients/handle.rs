@@ -31,8 +31,29 @@ pub struct ClientInfo {
     pub tls: Option<String>,
     /// `application_name` at startup.
     pub application_name: String,
+    /// A replication connection, and of which kind.
+    pub replication: Option<Replication>,
     /// When it logged in.
     pub connected_at: SystemTime,
+}
+
+/// What a replication connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replication {
+    /// Base backups and the log of the whole server.
+    Physical,
+    /// Logical decoding in one database; SQL, too.
+    Logical,
+}
+
+impl Replication {
+    /// The name shown in the console.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Physical => "physical",
+            Self::Logical => "logical",
+        }
+    }
 }
 
 /// What a client does now.
@@ -89,6 +110,19 @@ impl Order {
     }
 }
 
+/// What a cancel request is to hit.
+#[derive(Debug)]
+enum Link {
+    /// Nothing.
+    None,
+    /// The wait for a server connection.
+    Waiting,
+    /// That was hit; the session has yet to see it.
+    WaitCanceled,
+    /// What this server connection runs.
+    Server(CancelTarget),
+}
+
 /// A client's handle.
 #[derive(Debug)]
 pub struct ClientHandle {
@@ -104,7 +138,7 @@ pub struct ClientHandle {
     since_micros: AtomicU64,
     order: AtomicU8,
     waker: AtomicWaker,
-    link: Mutex<Option<CancelTarget>>,
+    link: Mutex<Link>,
     /// Milliseconds after login at which `deadline_order` is due; 0 is never.
     deadline_ms: AtomicU64,
     deadline_order: AtomicU8,
@@ -125,7 +159,7 @@ impl ClientHandle {
             since_micros: AtomicU64::new(0),
             order: AtomicU8::new(0),
             waker: AtomicWaker::new(),
-            link: Mutex::new(None),
+            link: Mutex::new(Link::None),
             deadline_ms: AtomicU64::new(0),
             deadline_order: AtomicU8::new(0),
             prepared_statements: AtomicU32::new(0),
@@ -206,25 +240,53 @@ impl ClientHandle {
 
     /// Links the server connection that a cancel request must go to.
     pub fn link(&self, server: CancelTarget) {
-        *self.link.lock() = Some(server);
+        *self.link.lock() = Link::Server(server);
     }
 
     /// Removes the link; from here on no cancel request reaches that server connection.
     pub fn unlink(&self) {
-        *self.link.lock() = None;
+        *self.link.lock() = Link::None;
     }
 
-    /// Looks up the linked server connection and marks it canceled.
+    /// The client waits for a server connection: a cancel request ends the wait.
+    pub fn begin_wait(&self) {
+        *self.link.lock() = Link::Waiting;
+    }
+
+    /// Whether the wait was canceled.
+    pub fn is_wait_canceled(&self) -> bool {
+        matches!(*self.link.lock(), Link::WaitCanceled)
+    }
+
+    /// The wait is over; answers whether it was canceled.
+    pub fn end_wait(&self) -> bool {
+        matches!(std::mem::replace(&mut *self.link.lock(), Link::None), Link::WaitCanceled)
+    }
+
+    /// Looks up the linked server connection and marks it canceled; ends the wait of a client that has none yet.
     pub fn cancel_target(&self) -> Option<CancelTarget> {
-        let link = self.link.lock();
-        let target = link.as_ref()?;
-        target.mark_canceled();
-        Some(Arc::clone(target))
+        let mut link = self.link.lock();
+        match &*link {
+            Link::None | Link::WaitCanceled => None,
+            Link::Waiting => {
+                *link = Link::WaitCanceled;
+                drop(link);
+                self.waker.wake();
+                None
+            }
+            Link::Server(target) => {
+                target.mark_canceled();
+                Some(Arc::clone(target))
+            }
+        }
     }
 
     /// The linked server connection, for the console.
     pub fn linked(&self) -> Option<Arc<ServerIdentity>> {
-        self.link.lock().clone()
+        match &*self.link.lock() {
+            Link::Server(server) => Some(Arc::clone(server)),
+            _ => None,
+        }
     }
 
     /// Asks the sweeper to give `order` at `at`, instead of what was asked before.
@@ -270,6 +332,7 @@ pub(super) mod tests {
             local_port: 0,
             tls: None,
             application_name: String::new(),
+            replication: None,
             connected_at: SystemTime::UNIX_EPOCH,
         };
         ClientHandle::new(CancelKey { id: ClientId(1), secret: vec![1, 2, 3, 4] }, info, Instant::now())
@@ -284,6 +347,18 @@ pub(super) mod tests {
         assert!(handle.cancel_target().is_some() && server.is_canceled());
         handle.unlink();
         assert!(handle.cancel_target().is_none());
+    }
+
+    #[test]
+    fn a_cancel_ends_a_wait_once() {
+        let handle = handle();
+        handle.begin_wait();
+        assert!(!handle.is_wait_canceled());
+        assert!(handle.cancel_target().is_none() && handle.is_wait_canceled());
+        assert!(handle.end_wait() && !handle.end_wait());
+        handle.begin_wait();
+        assert!(!handle.end_wait());
+        assert!(handle.cancel_target().is_none() && !handle.is_wait_canceled());
     }
 
     #[test]

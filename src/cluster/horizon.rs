@@ -29,6 +29,11 @@ impl WriteHorizon {
         ticket
     }
 
+    /// Wakes the probe for another reason.
+    pub(super) fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// Whether tickets wait for an answer; if none does, the task is woken when one is taken.
     pub fn poll_waiting(&self, cx: &Context<'_>) -> bool {
         self.waker.register(cx.waker());

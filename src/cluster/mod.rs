@@ -8,12 +8,16 @@ mod horizon;
 mod lag;
 mod lsn;
 mod node;
+mod table_horizons;
+mod tables;
 
 pub use balance::pick;
 pub use horizon::WriteHorizon;
 pub use lag::History;
 pub use lsn::Lsn;
 pub use node::{Node, NodeAddress, NodeState, Role};
+pub use table_horizons::{ABANDONED_FOR, Freshness, HorizonStats, PendingWrite, TableHorizons};
+pub use tables::{TableId, TableSet};
 
 use std::sync::Arc;
 

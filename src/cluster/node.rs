@@ -91,6 +91,8 @@ pub struct Node {
     wanted_waker: AtomicWaker,
     /// On primaries: where it was, and when.
     pub history: Mutex<History>,
+    /// Databases that somebody needs for himself; a name stands here once for each.
+    vacated: Mutex<Vec<String>>,
 }
 
 impl Node {
@@ -110,6 +112,7 @@ impl Node {
             wanted: AtomicU64::new(0),
             wanted_waker: AtomicWaker::new(),
             history: Mutex::default(),
+            vacated: Mutex::default(),
         }
     }
 
@@ -178,6 +181,31 @@ impl Node {
     /// Forgets what was wanted, when it belongs to another history of the database.
     pub fn forget_wanted(&self) {
         self.wanted.store(0, Ordering::Release);
+    }
+
+    /// Somebody needs this database for himself: the probe goes elsewhere until [`Self::vacate_ends`].
+    pub fn vacate(&self, database: &str) {
+        self.vacated.lock().push(database.to_owned());
+        self.wanted_waker.wake();
+        self.horizon.wake();
+    }
+
+    /// The database may be used again.
+    pub fn vacate_ends(&self, database: &str) {
+        let mut vacated = self.vacated.lock();
+        if let Some(at) = vacated.iter().position(|name| name == database) {
+            vacated.swap_remove(at);
+        }
+    }
+
+    /// Whether somebody needs any database for himself.
+    pub fn vacates_any(&self) -> bool {
+        !self.vacated.lock().is_empty()
+    }
+
+    /// Whether somebody needs this database for himself.
+    pub fn is_vacated(&self, database: &str) -> bool {
+        self.vacated.lock().iter().any(|name| name == database)
     }
 
     /// Bytes behind the primary, and microseconds, as of the last probe.

@@ -80,6 +80,7 @@ pub(super) const READS: Reads = Reads::Replica;
 pub(super) const CONSISTENCY: Consistency = Consistency::Session;
 /// A replica this far behind is in trouble, not merely busy.
 pub(super) const MAX_REPLICA_LAG: Duration = seconds(10);
+pub(super) const CATALOG_REFRESH: Duration = seconds(60);
 /// The share of a node nobody gave a weight.
 pub(super) const WEIGHT: u32 = 1;
 
@@ -132,7 +133,12 @@ pub(super) fn pool() -> PoolSettings {
 
 /// Routing nobody described.
 pub(super) fn routing() -> Routing {
-    Routing { reads: READS, consistency: CONSISTENCY, max_replica_lag: MAX_REPLICA_LAG }
+    Routing {
+        reads: READS,
+        consistency: CONSISTENCY,
+        max_replica_lag: MAX_REPLICA_LAG,
+        catalog_refresh: CATALOG_REFRESH,
+    }
 }
 
 /// Limits nobody set.

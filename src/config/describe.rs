@@ -91,6 +91,7 @@ pub(super) fn ours(config: &Config) -> Vec<(&'static str, String)> {
         ("routing.reads", routing.reads.as_str().to_owned()),
         ("routing.consistency", routing.consistency.as_str().to_owned()),
         ("routing.max_replica_lag", time(routing.max_replica_lag)),
+        ("routing.catalog_refresh", time(routing.catalog_refresh)),
         ("session.sequences", config.session.sequences.as_str().to_owned()),
         ("admin.users", admin.users.join(", ")),
         ("admin.stats_users", admin.stats_users.join(", ")),

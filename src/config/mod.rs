@@ -308,6 +308,8 @@ pub struct Routing {
     pub consistency: Consistency,
     /// A replica further behind than this gets no reads; zero is no bound.
     pub max_replica_lag: Duration,
+    /// How often the catalog is looked at for changes made elsewhere; zero is never, and no catalog.
+    pub catalog_refresh: Duration,
 }
 
 /// One database as clients see it.

@@ -175,6 +175,8 @@ settings! {
         consistency: Consistency,
         /// A replica further behind gets no reads; 0 is no bound.
         max_replica_lag: Time,
+        /// How often the catalog is looked at for changes made elsewhere; 0 is never, and no catalog.
+        catalog_refresh: Time,
     }
 }
 

@@ -1,9 +1,10 @@
-//! Probes: is a node up, is it in recovery, how far has it got.
+//! Probes: is a node up, is it in recovery, how far has it got; and what a database's catalog says.
 //!
 //! One task a node, over a connection of its own. A probe is one short query. Between them a task sleeps
 //! for `health.interval`, unless somebody waits: a primary is asked at once when clients have written and
 //! need to know how far, a replica every few milliseconds while it is behind what they have written.
 
+mod catalog;
 mod probe;
 
 use std::collections::BTreeMap;
@@ -20,9 +21,10 @@ use crate::task;
 /// How often a new topology is looked for.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// Keeps one probe task for each node of the present topology. Runs until dropped; its tasks end with it.
+/// Keeps one probe task for each node of the present topology, and one for the catalog of each database named. Runs until dropped; its tasks end with it.
 pub async fn run(topology: Arc<ArcSwap<Topology>>) {
     let mut tasks: BTreeMap<NodeAddress, Probe> = BTreeMap::new();
+    let mut keepers: BTreeMap<String, Probe> = BTreeMap::new();
     let mut version = 0;
     loop {
         let present = topology.load_full();
@@ -33,6 +35,11 @@ pub async fn run(topology: Arc<ArcSwap<Topology>>) {
                 // Credentials or timeouts may have changed: each task begins anew, with what is known kept.
                 let prober = probe::Prober::new(Arc::clone(node), Arc::clone(&present));
                 tasks.insert(node.address.clone(), Probe(task::spawn("probe", prober.run())));
+            }
+            keepers.clear();
+            for entry in present.databases().into_iter().filter(|entry| catalog::Keeper::is_for(entry)) {
+                let keeper = catalog::Keeper::new(Arc::clone(&entry), Arc::clone(&present));
+                keepers.insert(entry.name.clone(), Probe(task::spawn("catalog", keeper.run())));
             }
         }
         tokio::time::sleep(PERIOD).await;

@@ -9,7 +9,8 @@ use tokio::time::timeout;
 
 use crate::cluster::{Lsn, Node, NodeState, Role};
 use crate::pool::{DatabaseEntry, Topology};
-use crate::server::ServerConn;
+use crate::protocol::SqlState;
+use crate::server::{ConnectError, ServerConn, ServerTarget};
 
 /// Time between two probes of a primary while clients wait for an answer; all tickets taken meanwhile are
 /// answered by one probe.
@@ -18,6 +19,11 @@ const HORIZON_PERIOD: Duration = Duration::from_millis(3);
 const CATCH_UP_PERIOD: Duration = Duration::from_millis(3);
 /// A replica that does not catch up for so long is looked at at the usual pace again.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
+
+/// How many databases of a node are tried if they do not exist.
+const DATABASES_TRIED: usize = 8;
+/// The database that is nearly always there.
+const LAST_RESORT: &str = "postgres";
 
 const PROBE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
 CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
@@ -28,21 +34,26 @@ pub(super) struct Prober {
     node: Arc<Node>,
     topology: Arc<Topology>,
     connection: Option<ServerConn>,
+    /// The database on the server that it is connected to.
+    connected_to: String,
     catching_up_since: Option<Instant>,
 }
 
 impl Prober {
     pub(super) fn new(node: Arc<Node>, topology: Arc<Topology>) -> Self {
-        Self { node, topology, connection: None, catching_up_since: None }
+        Self { node, topology, connection: None, connected_to: String::new(), catching_up_since: None }
     }
 
     /// Probes until dropped.
     pub(super) async fn run(mut self) {
         loop {
+            self.leave_if_told();
             let ticket = self.node.horizon.newest_ticket();
             let limit = self.topology.config.health.timeout;
             match timeout(limit, self.probe()).await {
-                Ok(Ok((in_recovery, position))) => self.succeeded(in_recovery, position, ticket),
+                Ok(Ok(Some((in_recovery, position)))) => self.succeeded(in_recovery, position, ticket),
+                // It cannot be asked for the moment, which says nothing about it.
+                Ok(Ok(None)) => {}
                 Ok(Err(error)) => self.failed(&error),
                 Err(_) => self.failed(&format!("no answer within {} ms", limit.as_millis())),
             }
@@ -51,31 +62,74 @@ impl Prober {
     }
 
     /// One look at the node. A connection that has died is replaced once before the node counts as down.
-    async fn probe(&mut self) -> Result<(bool, Lsn), String> {
+    /// `None` when somebody needs for himself the databases that we may connect to.
+    async fn probe(&mut self) -> Result<Option<(bool, Lsn)>, String> {
         if let Some(mut connection) = self.connection.take()
             && let Ok(answer) = ask(&mut connection).await
         {
             self.connection = Some(connection);
-            return Ok(answer);
+            return Ok(Some(answer));
         }
-        let (database, user) = self.login().ok_or("no database or user to log in with")?;
-        let target = self.topology.target(&database, &user, &self.node);
-        let mut connection = ServerConn::connect(&target).await.map_err(|error| error.to_string())?;
-        let answer = ask(&mut connection).await?;
-        self.connection = Some(connection);
-        Ok(answer)
+        let mut error = "no database or user to log in with".to_owned();
+        for target in self.logins() {
+            match ServerConn::connect(&target).await {
+                Ok(mut connection) => {
+                    let answer = ask(&mut connection).await?;
+                    self.connection = Some(connection);
+                    self.connected_to = target.database;
+                    return Ok(Some(answer));
+                }
+                Err(refused) => {
+                    if self.node.vacates_any() && !refused.is_node_down() {
+                        return Ok(None);
+                    }
+                    error = refused.to_string();
+                    // Dropped perhaps; that says nothing against the node.
+                    if !matches!(refused, ConnectError::Refused { code: SqlState::INVALID_CATALOG_NAME, .. })
+                    {
+                        break;
+                    }
+                }
+            }
+        }
+        if self.node.vacates_any() { Ok(None) } else { Err(error) }
     }
 
-    /// Some database on this node, and whom to log in as.
-    fn login(&self) -> Option<(Arc<DatabaseEntry>, String)> {
+    /// Databases on this node to be tried in turn, and whom to log in as.
+    fn logins(&self) -> Vec<ServerTarget> {
         let on_node =
             |entry: &Arc<DatabaseEntry>| entry.cluster.nodes().any(|node| Arc::ptr_eq(node, &self.node));
+        let target = |entry: &Arc<DatabaseEntry>| {
+            let user = self.topology.probe_user(entry)?;
+            Some(self.topology.target(entry, &user, &self.node))
+        };
         // Not one that was made of the wildcard: the probe would stand in the way of its DROP DATABASE.
-        let entry =
-            self.topology.databases().into_iter().find(|entry| on_node(entry) && entry.settings.name != "*");
-        let entry = entry.or_else(|| self.topology.database("postgres").filter(on_node))?;
-        let user = self.topology.probe_user(&entry)?;
-        Some((entry, user))
+        let configured = self.topology.databases().into_iter();
+        let mut targets: Vec<_> = configured
+            .filter(|entry| on_node(entry) && entry.settings.name != "*")
+            .filter_map(|entry| target(&entry))
+            .take(DATABASES_TRIED)
+            .collect();
+        let last_resort = match targets.first() {
+            Some(first) => Some(ServerTarget { database: LAST_RESORT.to_owned(), ..first.clone() }),
+            None => self.topology.database(LAST_RESORT).filter(on_node).and_then(|entry| target(&entry)),
+        };
+        targets.extend(last_resort);
+        targets.retain(|target| !self.node.is_vacated(&target.database));
+        targets
+    }
+
+    /// Somebody needs for himself the database that we are connected to.
+    fn must_leave(&self) -> bool {
+        self.connection.is_some() && self.node.is_vacated(&self.connected_to)
+    }
+
+    fn leave_if_told(&mut self) {
+        if self.must_leave()
+            && let Some(mut connection) = self.connection.take()
+        {
+            connection.say_goodbye();
+        }
     }
 
     fn succeeded(&self, in_recovery: bool, position: Lsn, ticket: u64) {
@@ -154,12 +208,16 @@ impl Prober {
         }
         let is_replica = self.node.role() == Some(Role::Replica);
         let node = Arc::clone(&self.node);
+        let must_leave = || self.must_leave();
         let wanted = poll_fn(|cx| {
             let wanted = if is_replica { node.poll_wanted(cx) } else { node.horizon.poll_waiting(cx) };
-            if wanted { Poll::Ready(()) } else { Poll::Pending }
+            if wanted || must_leave() { Poll::Ready(()) } else { Poll::Pending }
         });
         if timeout(interval, wanted).await.is_err() {
             self.catching_up_since = None;
+            return;
+        }
+        if self.must_leave() {
             return;
         }
         if !is_replica {

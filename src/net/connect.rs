@@ -30,6 +30,10 @@ pub async fn connect(host: &str, port: u16) -> io::Result<Socket> {
 }
 
 /// No Nagle, and keepalives so that a peer that vanished is noticed within two minutes.
+///
+/// No TCP_USER_TIMEOUT, which would notice it also while data is under way: it ends connections to a live
+/// peer, too, that does not read for so long, as a server in a COPY that waits for a lock, or a client whose
+/// user looks at the first page.
 pub fn tune(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()

@@ -33,6 +33,9 @@ pub enum CheckoutError {
     /// None could be opened.
     #[error("{0}")]
     Connect(Arc<ConnectError>),
+    /// The client sent a cancel request while it waited.
+    #[error("canceled while waiting")]
+    Canceled,
     /// The pool was closed.
     #[error("the pool was closed")]
     Closed,
@@ -52,6 +55,8 @@ pub(super) struct Gate {
     pub(super) closed: bool,
     /// Connections opened before the last change of the epoch are closed when they come back.
     pub(super) epoch_started: Option<Instant>,
+    /// Somebody needs the database for himself: nothing is opened, and what comes back is closed.
+    pub(super) holds: usize,
     next_waiter: u64,
 }
 
@@ -192,7 +197,7 @@ impl Gate {
 
     /// How many more connections are to be opened now.
     pub(super) fn openings_wanted(&self) -> usize {
-        if self.closed {
+        if self.closed || self.holds > 0 {
             return 0;
         }
         let room = self.size.saturating_sub(self.total());

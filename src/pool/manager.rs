@@ -191,7 +191,7 @@ impl Pool {
     /// So that there is one to rotate to.
     fn open_another(self: &Arc<Self>) {
         let mut gate = self.gate.lock();
-        if !gate.closed && gate.total() < gate.size.min(2) {
+        if !gate.closed && gate.holds == 0 && gate.total() < gate.size.min(2) {
             gate.opening += 1;
             let pool = Arc::clone(self);
             task::spawn("open server connection", async move { pool.open(Duration::ZERO).await });
@@ -314,7 +314,7 @@ impl Pool {
     pub(super) fn take_back(self: &Arc<Self>, mut object: Object<Manager>) {
         let home = object.home;
         let mut gate = self.gate.lock();
-        let over = gate.total() > gate.size || gate.closed;
+        let over = gate.total() > gate.size || gate.closed || gate.holds > 0;
         let outdated = gate.epoch_started.is_some_and(|epoch| object.opened_at < epoch);
         let now = Instant::now();
         let retired = object.retire_at.is_some_and(|at| at <= now);
@@ -367,7 +367,7 @@ impl Pool {
     pub(super) fn open_to_minimum(self: &Arc<Self>) {
         let minimum = self.settings.load().min_size;
         let mut gate = self.gate.lock();
-        while !gate.closed && gate.total() < minimum.min(gate.size) {
+        while !gate.closed && gate.holds == 0 && gate.total() < minimum.min(gate.size) {
             gate.opening += 1;
             let pool = Arc::clone(self);
             task::spawn("open server connection", async move { pool.open(Duration::ZERO).await });
@@ -484,6 +484,14 @@ impl Pool {
         self.reap(now);
     }
 
+    /// Closes idle connections and opens none while the answer lives: clients wait. For commands that need
+    /// the database for themselves.
+    pub fn hold(self: &Arc<Self>, now: Instant) -> Hold {
+        self.gate.lock().holds += 1;
+        self.renew(now);
+        Hold(Arc::clone(self))
+    }
+
     /// Closes the pool: waiters are told, idle connections closed, the others when they come back.
     pub fn close(&self) {
         let waiters = {
@@ -536,6 +544,19 @@ fn store(target: &ServerTarget, size: usize) -> managed::Pool<Manager> {
         .runtime(deadpool::Runtime::Tokio1)
         .build()
         .expect("a runtime is given, and nothing else can fail")
+}
+
+/// Keeps a pool without connections; see [`Pool::hold`].
+#[derive(Debug)]
+#[must_use = "dropping it lets the pool open connections again"]
+pub struct Hold(Arc<Pool>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut gate = self.0.gate.lock();
+        gate.holds -= 1;
+        self.0.open_for_waiters(&mut gate);
+    }
 }
 
 /// Between 80 and 100 % of `lifetime`, so that connections opened together do not close together.

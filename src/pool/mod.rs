@@ -11,14 +11,16 @@ mod listener;
 mod manager;
 mod reaper;
 mod registry;
+mod replication;
 mod stats;
 mod topology;
 
 pub use gate::{CheckoutError, Waiting};
 pub use lease::ServerLease;
 pub use listener::{Channel, ListenError, Listener, ListenerKey, ListenerStats, Listeners, listen_sql};
-pub use manager::{Pool, PoolCounts, PoolKey};
+pub use manager::{Hold, Pool, PoolCounts, PoolKey};
 pub use reaper::run as run_reaper;
 pub use registry::{PoolRegistry, UserKey};
+pub use replication::{ReplicationPlace, ReplicationServer, ReplicationServers};
 pub use stats::{Averages, PoolStats, StatsSnapshot};
 pub use topology::{DatabaseEntry, RouteCounters, Topology};

@@ -12,6 +12,7 @@ use crate::server::ServerTarget;
 
 use super::listener::Listeners;
 use super::manager::{Pool, PoolKey};
+use super::replication::ReplicationServers;
 use super::stats::{Averages, StatsSnapshot};
 
 /// The statistics period, as PgBouncer's `stats_period`.
@@ -37,6 +38,8 @@ pub struct PoolRegistry {
     workers: usize,
     /// Connections that receive notifications, outside the pools.
     pub listeners: Listeners,
+    /// Connections that belong to no pool.
+    pub replication: Arc<ReplicationServers>,
 }
 
 /// The statistics period under way, and what the last one came to.

@@ -11,6 +11,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::auth::ScramCache;
+use crate::catalog::CatalogCell;
 use crate::cluster::{Cluster, Node, NodeAddress, Replica};
 use crate::config::{ClientPassword, Config, Database, NodeSettings, PoolSettings, Secret, ServerTlsMode};
 use crate::net::tls::ServerTlsConnector;
@@ -63,10 +64,13 @@ pub struct DatabaseEntry {
     pub cluster: Cluster,
     /// Where its statements went.
     pub routes: Arc<RouteCounters>,
-    /// How often its catalog has changed through us, as far as statements tell.
-    pub catalog_changes: Arc<AtomicU64>,
+    /// Grows with each change of the catalog that passes through here: what was prepared before is not what the
+    /// same text would be now.
+    pub catalog_epoch: Arc<AtomicU64>,
     /// Reported settings by (user, startup settings).
     pub reported: ReportedCache,
+    /// What its catalog says.
+    pub catalog: Arc<CatalogCell>,
 }
 
 /// The snapshot.
@@ -267,12 +271,18 @@ fn entry(
     cluster: Cluster,
     before: Option<&DatabaseEntry>,
 ) -> Arc<DatabaseEntry> {
+    // Of another database, or of another primary, nothing is known.
+    let same = before.filter(|entry| {
+        Arc::ptr_eq(&entry.cluster.primary, &cluster.primary)
+            && entry.settings.server_database == settings.server_database
+    });
     Arc::new(DatabaseEntry {
+        catalog: same.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog)),
         name: name.to_owned(),
         settings: settings.clone(),
         cluster,
         routes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.routes)),
-        catalog_changes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog_changes)),
+        catalog_epoch: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog_epoch)),
         reported: Mutex::default(),
     })
 }

@@ -7,6 +7,7 @@
 mod reason;
 mod rules;
 
+pub use crate::cluster::Freshness;
 pub use reason::Reason;
 
 use crate::cluster::Lsn;
@@ -56,17 +57,6 @@ impl Work {
         }
         Self { effect: self.effect.max(next.effect), begins_read_only: false, hint }
     }
-}
-
-/// How fresh a replica must be for this client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freshness {
-    /// Any healthy replica will do.
-    Any,
-    /// The client has written, and how far is not known yet.
-    NotKnownYet,
-    /// It must have replayed up to here.
-    At(Lsn),
 }
 
 /// What the decision needs to know of the client.

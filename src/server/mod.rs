@@ -13,5 +13,5 @@ pub use cancel::send_cancel;
 pub use connection::{ServerActivity, ServerConn, ServerInfo};
 pub use login::{ConnectError, ServerTarget, connections_opened};
 pub use prepared::{Definition, Definitions, PreparedSet, decoy_name, is_server_name};
-pub use settings::{Settings, normalize_name};
+pub use settings::{Settings, SettingsPool, literal, normalize_name};
 pub use simple::{QueryError, RowShape, Rows, row_shape};

@@ -87,6 +87,8 @@ struct Key {
     types: Box<[u8]>,
     /// Database, and how the client means its literals.
     scope: Box<str>,
+    /// That of the catalog.
+    epoch: u64,
 }
 
 impl Key {
@@ -97,17 +99,19 @@ impl Key {
 
 impl Definitions {
     /// The definition of this text and these types in `scope`: the same text may mean something else in
-    /// another one. `reading` are the settings that the scope tells apart.
+    /// another one. `reading` are the settings that the scope tells apart. `epoch` is that of the catalog: a
+    /// type made anew under the same name has another number.
     pub fn intern(
         &self,
         sql: &[u8],
         types: &[u8],
         scope: &str,
+        epoch: u64,
         reading: &Settings,
         statement: &Arc<Statement>,
     ) -> Arc<Definition> {
         let mut texts = self.by_text.lock();
-        let key = Key { sql: sql.into(), types: types.into(), scope: scope.into() };
+        let key = Key { sql: sql.into(), types: types.into(), scope: scope.into(), epoch };
         if let Some(found) = texts.map.get(&key).and_then(Weak::upgrade) {
             return found;
         }
@@ -162,6 +166,8 @@ pub struct PreparedSet {
     order: VecDeque<(u64, u64)>,
     bytes: usize,
     clock: u64,
+    /// Something was added since the last look at the bounds.
+    grew: bool,
     /// Still on the server, and to be closed before they are prepared again.
     doomed: Vec<Arc<Definition>>,
     /// Prepared in a transaction whose settings are its own.
@@ -176,7 +182,7 @@ struct Held {
     used: u64,
     /// What it gives back, when we know. The server sees to it that this does not change.
     shape: Option<RowShape>,
-    /// How often the catalog had changed when it was prepared.
+    /// The epoch of the catalog in which it was prepared.
     catalog: u64,
 }
 
@@ -230,6 +236,7 @@ impl PreparedSet {
     pub fn insert(&mut self, definition: Arc<Definition>, catalog: u64) {
         self.clock += 1;
         let (id, bytes) = (definition.id, definition.sql.len());
+        self.grew = true;
         self.doomed.retain(|doomed| doomed.id != id);
         let entry = Held { definition, used: self.clock, shape: None, catalog };
         if self.held.insert(id, entry).is_none() {
@@ -245,6 +252,12 @@ impl PreparedSet {
         // Rare: a Parse that failed, a plan that is stale.
         self.order.retain(|(held, _)| *held != id);
         Some(definition)
+    }
+
+    /// Whether the bounds are to be looked at: something was added since this was asked last.
+    #[inline]
+    pub fn has_grown(&mut self) -> bool {
+        std::mem::take(&mut self.grew)
     }
 
     /// Takes out what is over `count` or `bytes`, least recently used first, never what was used since `since`
@@ -303,7 +316,7 @@ mod tests {
 
     fn definition(definitions: &Definitions, sql: &str) -> Arc<Definition> {
         let statement = StatementCache::new(1 << 20).analyze(sql.as_bytes(), LexOptions::default());
-        definitions.intern(sql.as_bytes(), b"\0\0", "", &Settings::none(), &statement)
+        definitions.intern(sql.as_bytes(), b"\0\0", "", 0, &Settings::none(), &statement)
     }
 
     #[test]

@@ -3,12 +3,42 @@
 //! Values are what `set_config(name, value, false)` takes. Comparing two sets is a pointer comparison
 //! when they are the same set, which is the usual case.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// An immutable set of session settings; cloning is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(Option<Arc<BTreeMap<String, String>>>);
+
+/// The sets in use, so that equal ones are the same object: comparing them is then comparing pointers, also
+/// between clients.
+#[derive(Debug, Default)]
+pub struct SettingsPool(Mutex<HashSet<Arc<BTreeMap<String, String>>>>);
+
+impl SettingsPool {
+    /// Sets that are kept before those that nobody has are swept out.
+    const SWEEP_AT: usize = 4096;
+
+    /// The set equal to this one that all have.
+    #[must_use]
+    pub fn intern(&self, settings: Settings) -> Settings {
+        let Some(map) = settings.0 else { return settings };
+        let mut known = self.0.lock();
+        if let Some(found) = known.get(&map) {
+            return Settings(Some(Arc::clone(found)));
+        }
+        if known.len() >= Self::SWEEP_AT {
+            known.retain(|map| Arc::strong_count(map) > 1);
+        }
+        if known.len() < Self::SWEEP_AT {
+            known.insert(Arc::clone(&map));
+        }
+        Settings(Some(map))
+    }
+}
 
 /// The spelling under which a setting is remembered: PostgreSQL matches names without regard to case,
 /// and has two names for the time zone.
@@ -86,13 +116,27 @@ impl Settings {
             return None;
         }
         let mut sql = String::new();
-        // Whoever we are decides what we may set: session user and role go back first, and are set last.
-        for (name, _) in self.iter().filter(|(name, _)| target.value(name).is_none()) {
+        // Whoever we are decides what we may set: with another session user or role than at login, we become
+        // ourselves first. The session user and the role are set last.
+        let had_identity = self.iter().any(|(name, _)| is_identity(name));
+        if had_identity {
+            sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
+        }
+        // A date style may be a part of one, which goes on from the other part.
+        let goes = |name: &str| match target.value(name) {
+            None => !is_identity(name),
+            value => name == "datestyle" && value != self.value(name),
+        };
+        for (name, _) in self.iter().filter(|(name, _)| goes(name)) {
             sql.push_str(&reset(name));
         }
-        let changed = target.iter().filter(|(name, value)| self.value(name) != Some(value));
+        let changed = target
+            .iter()
+            .filter(|(name, value)| self.value(name) != Some(value) || (had_identity && is_identity(name)));
         let (identity, plain): (Vec<_>, Vec<_>) = changed.partition(|(name, _)| is_identity(name));
-        if target.value("role").is_none() && identity.iter().any(|(name, _)| *name == "session_authorization")
+        if target.value("role").is_none()
+            && !had_identity
+            && identity.iter().any(|(name, _)| *name == "session_authorization")
         {
             sql.push_str("RESET ROLE;");
         }
@@ -116,18 +160,33 @@ fn is_identity(name: &str) -> bool {
 }
 
 fn reset(name: &str) -> String {
-    if name == "session_authorization" {
-        return "RESET SESSION AUTHORIZATION;".to_owned();
+    if name.is_ascii() {
+        let quoted: Vec<String> =
+            name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+        return format!("RESET {};", quoted.join("."));
     }
-    let quoted: Vec<String> =
-        name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
-    format!("RESET {};", quoted.join("."))
+    // The same, spelled in ASCII.
+    format!("SELECT pg_catalog.set_config({}, NULL, false);", literal(name))
 }
 
-/// A string literal that means `text` whatever `standard_conforming_strings` says.
-fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+/// A string literal that means `text` whatever `standard_conforming_strings` and `client_encoding` say.
+pub fn literal(text: &str) -> String {
+    if !text.is_ascii() || text.contains('\\') {
+        let mut quoted = String::from("E'");
+        for c in text.chars() {
+            match c {
+                '\'' => quoted.push_str("''"),
+                '\\' => quoted.push_str("\\\\"),
+                c if c.is_ascii() => quoted.push(c),
+                c => {
+                    let _ = write!(quoted, "\\U{:08x}", u32::from(c));
+                }
+            }
+        }
+        quoted.push('\'');
+        return quoted;
+    }
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 #[cfg(test)]
@@ -170,6 +229,34 @@ mod tests {
     }
 
     #[test]
+    fn whoever_has_become_another_becomes_itself_first() {
+        let from = set(&[("role", "r"), ("log_statement", "all")]);
+        assert_eq!(
+            from.difference(&set(&[("role", "r")])).unwrap(),
+            "RESET SESSION AUTHORIZATION;RESET ROLE;RESET \"log_statement\";SELECT pg_catalog.set_config('role', 'r', false)"
+        );
+        assert_eq!(
+            from.difference(&set(&[("log_statement", "all")])).unwrap(),
+            "RESET SESSION AUTHORIZATION;RESET ROLE;"
+        );
+    }
+
+    #[test]
+    fn date_styles_do_not_build_on_those_of_others() {
+        let sql = set(&[("datestyle", "German, YMD")]).difference(&set(&[("datestyle", "ISO")])).unwrap();
+        assert_eq!(sql, "RESET \"datestyle\";SELECT pg_catalog.set_config('datestyle', 'ISO', false)");
+    }
+
+    #[test]
+    fn all_sql_is_ascii_so_that_no_encoding_matters() {
+        let from = set(&[("app.größe", "1")]);
+        assert_eq!(
+            from.difference(&set(&[("app.a", r"é😀\'")])).unwrap(),
+            r"SELECT pg_catalog.set_config(E'app.gr\U000000f6\U000000dfe', NULL, false);SELECT pg_catalog.set_config('app.a', E'\U000000e9\U0001f600\\''', false)"
+        );
+    }
+
+    #[test]
     fn from_anything_begins_with_a_clean_slate() {
         assert_eq!(Settings::none().from_anything(), "RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL;");
         assert!(
@@ -177,6 +264,19 @@ mod tests {
                 .from_anything()
                 .ends_with("RESET ALL;SELECT pg_catalog.set_config('a', '1', false)")
         );
+    }
+
+    #[test]
+    fn equal_sets_become_the_same() {
+        let pool = SettingsPool::default();
+        let (a, b) = (pool.intern(set(&[("a", "1")])), pool.intern(set(&[("a", "1")])));
+        assert!(a.is_same(&b) && !a.is_same(&pool.intern(set(&[("a", "2")]))));
+        assert!(pool.intern(Settings::none()).is_empty());
+        for number in 0..3 * SettingsPool::SWEEP_AT {
+            let _ = pool.intern(set(&[("n", &number.to_string())]));
+        }
+        assert!(pool.0.lock().len() <= SettingsPool::SWEEP_AT);
+        assert!(pool.intern(set(&[("a", "1")])).is_same(&a), "what somebody has is kept");
     }
 
     #[test]

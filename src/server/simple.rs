@@ -42,6 +42,17 @@ impl ServerConn {
     /// # Cancel safety
     /// A dropped future leaves the connection unclean, so it is closed and not lent.
     pub async fn simple_query(&mut self, sql: &str) -> Result<Rows, QueryError> {
+        loop {
+            match self.simple_query_once(sql).await {
+                // A cancel request that was meant for the client's statement came late: what we ask is asked again.
+                Err(QueryError::Server { code, .. })
+                    if code == SqlState::QUERY_CANCELED && self.identity().is_canceled() => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn simple_query_once(&mut self, sql: &str) -> Result<Rows, QueryError> {
         self.begin_exchange();
         self.unnamed = None;
         frontend::query(&mut self.wire.outbox, sql.as_bytes());
@@ -122,6 +133,25 @@ impl ServerConn {
     /// # Cancel safety
     /// A dropped future leaves the connection unclean, so it is closed and not lent.
     pub async fn prepare_again(
+        &mut self,
+        definition: &Definition,
+        name: &[u8],
+    ) -> Result<Result<RowShape, Vec<u8>>, QueryError> {
+        loop {
+            let outcome = self.prepare_once(definition, name).await?;
+            let canceled =
+                |body: &Vec<u8>| ErrorFields::read(body).sqlstate() == Some(SqlState::QUERY_CANCELED);
+            // As in `simple_query`.
+            if !(outcome.as_ref().is_err_and(canceled)
+                && self.identity().is_canceled()
+                && self.status == TransactionStatus::Idle)
+            {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    async fn prepare_once(
         &mut self,
         definition: &Definition,
         name: &[u8],

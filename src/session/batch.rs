@@ -31,7 +31,7 @@ use super::exchange::{Described, Expect, Failure, Undo};
 use super::reading::{self, Reading};
 use super::resets::MAY_RESET;
 use super::sql_names::{NAMES_STATEMENTS, deallocated, is_deallocate_all, names_in};
-use super::state::{MAY_SET, dotted_names};
+use super::state::{MAY_COMPOSE, MAY_SET, dotted_names};
 use super::statements::ClientStatements;
 
 /// What ended a batch.
@@ -95,12 +95,16 @@ pub(super) struct Plan {
     pub(super) foreign: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
     /// It may set something by which texts are read otherwise.
     pub(super) reads_otherwise: bool,
-    /// It may change the catalog.
+    /// It changes the catalog for others.
     pub(super) changes_catalog: bool,
     /// It may set something back to the server's own value.
     pub(super) may_reset: bool,
     /// It has exactly one statement.
     pub(super) is_one_statement: bool,
+    /// Something in it may end a transaction.
+    pub(super) may_end: bool,
+    /// It is a SET, RESET or DISCARD and nothing else, as a simple query.
+    pub(super) is_lone_setting: bool,
     /// Statements of the client's that SQL in it names.
     pub(super) named_in_sql: Vec<Vec<u8>>,
     /// The one that it deallocates, if it is a DEALLOCATE alone.
@@ -136,6 +140,8 @@ impl Default for Plan {
             changes_catalog: false,
             may_reset: false,
             is_one_statement: false,
+            may_end: false,
+            is_lone_setting: false,
             named_in_sql: Vec::new(),
             deallocated: None,
             sequenced: false,
@@ -147,9 +153,9 @@ impl Default for Plan {
 impl Plan {
     fn add(&mut self, statement: &Statement, text: &[u8], lex: LexOptions, statements: &ClientStatements) {
         if statement.is_ddl {
-            self.databases.extend(databases::named(text, lex));
-            // What is temporary is nobody else's.
+            // Temporary objects are nobody else's.
             self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
+            self.databases.extend(databases::named(text, lex));
         }
         if statement.session.intersects(MAY_READ_OTHERWISE) {
             self.reads_otherwise |=
@@ -162,12 +168,20 @@ impl Plan {
             && !self.sequenced
             && !may_call_nextval;
         self.sequenced |= may_call_nextval;
+        self.may_end |= match statement.control {
+            Some(TransactionControl::Begin { .. } | TransactionControl::Savepoint) => false,
+            Some(_) => true,
+            None => {
+                statement.effect == Effect::Unknown
+                    || (statement.statement_count > 1 && statement.effect >= Effect::Transaction)
+            }
+        };
         self.begins |= matches!(statement.control, Some(TransactionControl::Begin { .. }));
         self.may_begin |= self.begins
             || statement.effect == Effect::Unknown
             || (statement.statement_count > 1 && statement.effect >= Effect::Transaction);
         if statement.session.intersects(MAY_SET) {
-            dotted_names(text, &mut self.custom_names);
+            dotted_names(text, statement.session.intersects(MAY_COMPOSE), &mut self.custom_names);
         }
         if statement.session.contains(SessionEffects::UNKNOWN_FUNCTION) {
             self.unknown_functions = Some(statement.fingerprint);
@@ -201,6 +215,13 @@ impl Plan {
         self.is_one_statement = statement.statement_count <= 1;
         self.is_local = false;
     }
+
+    /// A message whose body makes no sense: the server says in which way, and the session goes on.
+    fn add_malformed(&mut self) {
+        self.work.effect = Effect::Write;
+        self.is_local = false;
+        self.only_asks = false;
+    }
 }
 
 /// What may set something by which texts are read otherwise.
@@ -224,6 +245,7 @@ pub(super) fn plan(
     lex: LexOptions,
     statements: &ClientStatements,
     reading: &Reading,
+    epoch: u64,
     limit: usize,
 ) -> Result<Plan, SessionError> {
     let mut plan = Plan::default();
@@ -238,16 +260,26 @@ pub(super) fn plan(
         rest = tail;
         match FrontendTag(header.tag) {
             FrontendTag::QUERY => {
-                let text = frontend::query_text(body)?;
+                plan.only_asks = false;
+                let Ok(text) = frontend::query_text(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let statement = context.statements.analyze(text, lex);
                 plan.add(&statement, text, lex, statements);
+                plan.is_lone_setting = statement.statement_count == 1
+                    && statement.effect == Effect::Session
+                    && statement.session.intersects(MAY_RESET);
                 if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
                     plan.set = simple_set(text, lex);
                 }
-                plan.only_asks = false;
             }
             FrontendTag::PARSE => {
-                let parse = Parse::read(body)?;
+                let Ok(parse) = Parse::read(body) else {
+                    plan.definitions.push(None);
+                    plan.add_malformed();
+                    continue;
+                };
                 let taken = !parse.name.is_empty()
                     && ((statements.find(parse.name).is_some() && !closed.contains(&parse.name))
                         || fresh.iter().any(|(name, _)| *name == parse.name));
@@ -256,7 +288,12 @@ pub(super) fn plan(
                     plan.is_local = false;
                     continue;
                 }
-                let definition = define(&parse, context, lex, reading);
+                let definition = define(&parse, context, lex, reading, epoch);
+                if definition.statement.session.intersects(NAMES_STATEMENTS) {
+                    // It cannot be described without the statements that it names.
+                    let named = names_in(parse.sql, lex, |name| statements.find(name).is_some());
+                    plan.named_in_sql.extend(named);
+                }
                 plan.is_local &= !parse.name.is_empty() && definition.is_valid.load(Ordering::Acquire);
                 fresh.retain(|(name, _)| *name != parse.name);
                 fresh.push((parse.name, Arc::clone(&definition)));
@@ -264,12 +301,17 @@ pub(super) fn plan(
                 plan.definitions.push(Some(definition));
             }
             FrontendTag::BIND => {
-                let bind = Bind::read(body)?;
+                let Ok(bind) = Bind::read(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 let known =
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 let old = || statements.find(bind.statement).filter(|_| !closed.contains(&bind.statement));
                 if known.is_none() && statements.has_been_told(bind.statement) {
-                    told.extend(old().map(|definition| Told {
+                    // What names other statements can only be prepared once those are there.
+                    let alone = |d: &&Arc<Definition>| !d.statement.session.intersects(NAMES_STATEMENTS);
+                    told.extend(old().filter(alone).map(|definition| Told {
                         portal: bind.portal,
                         statement: bind.statement,
                         definition: Arc::clone(definition),
@@ -278,7 +320,10 @@ pub(super) fn plan(
                 }
                 if known.is_none()
                     && !bind.statement.is_empty()
-                    && let Some(definition) = old().filter(|old| !reading.is_the_same(&old.reading))
+                    && let Some(definition) = old().filter(|old| {
+                        !reading.is_the_same(&old.reading)
+                            && !old.statement.session.intersects(NAMES_STATEMENTS)
+                    })
                 {
                     plan.foreign.push((offset_in(bytes, bind.statement), Arc::clone(definition)));
                 }
@@ -286,7 +331,7 @@ pub(super) fn plan(
                     plan.add(&definition.statement, &definition.sql, lex, statements);
                     if definition.statement.session.intersects(MAY_SET) {
                         // The name of a setting may be a parameter.
-                        dotted_names(bind.rest, &mut plan.custom_names);
+                        dotted_names(bind.rest, false, &mut plan.custom_names);
                         plan.reads_otherwise |= reading::may_change(bind.rest);
                     }
                 } else {
@@ -301,7 +346,10 @@ pub(super) fn plan(
                 plan.only_asks = false;
             }
             FrontendTag::DESCRIBE => {
-                let (target, name) = extended::target(body)?;
+                let Ok((target, name)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 plan.is_local = false;
                 plan.only_asks &= target == Named::Statement;
                 plan.uses_named |= target == Named::Statement && !name.is_empty();
@@ -318,7 +366,10 @@ pub(super) fn plan(
                 }
             }
             FrontendTag::CLOSE => {
-                let (target, name) = extended::target(body)?;
+                let Ok((target, name)) = extended::target(body) else {
+                    plan.add_malformed();
+                    continue;
+                };
                 if target == Named::Portal {
                     plan.is_local = false;
                     plan.only_asks = false;
@@ -331,7 +382,8 @@ pub(super) fn plan(
                     }
                 }
             }
-            FrontendTag::SYNC | FrontendTag::FLUSH => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH if body.is_empty() => {}
+            FrontendTag::SYNC | FrontendTag::FLUSH => plan.add_malformed(),
             FrontendTag::FUNCTION_CALL => {
                 plan.work.effect = Effect::Write;
                 plan.writes = true;
@@ -374,13 +426,15 @@ fn define(
     context: &SessionContext,
     lex: LexOptions,
     reading: &Reading,
+    epoch: u64,
 ) -> Arc<Definition> {
     let statement = context.statements.analyze_exact(parse.sql, lex);
     let (settings, scope) = reading.of(parse.sql);
-    if parse.name.is_empty() {
+    // What names other statements means something else to each client.
+    if parse.name.is_empty() || statement.session.intersects(NAMES_STATEMENTS) {
         context.definitions.unshared(parse.sql, parse.types, settings, &statement)
     } else {
-        context.definitions.intern(parse.sql, parse.types, scope, settings, &statement)
+        context.definitions.intern(parse.sql, parse.types, scope, epoch, settings, &statement)
     }
 }
 
@@ -448,7 +502,7 @@ impl ClientSession {
         batch: Batch,
         plan: Plan,
     ) -> Result<(), SessionError> {
-        self.sync_settings(lease);
+        self.sync_settings(lease, plan.is_lone_setting);
         self.lend_channels(lease);
         if !plan.named_in_sql.is_empty() {
             self.materialize(lease, &plan.named_in_sql, plan.deallocated.as_deref());
@@ -482,44 +536,6 @@ impl ClientSession {
         }
     }
 
-    /// As [`Self::sync_settings`], with a round trip of its own.
-    ///
-    /// # Cancel safety
-    /// A dropped future leaves the connection unclean, and so closed.
-    pub(super) async fn sync_settings_now(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
-        if let Some(sql) = self.settings_sql(lease) {
-            lease.simple_query(&sql).await?;
-        }
-        Ok(())
-    }
-
-    /// Gives the server connection this client's settings, if it has others.
-    fn sync_settings(&mut self, lease: &mut ServerLease) {
-        if let Some(sql) = self.settings_sql(lease) {
-            frontend::query(&mut lease.wire.outbox, sql.as_bytes());
-            self.exchange.push(Expect::OwnQuery);
-            lease.unnamed = None;
-        }
-    }
-
-    /// The SQL for that; the connection is taken to have the settings from here on.
-    fn settings_sql(&mut self, lease: &mut ServerLease) -> Option<String> {
-        if lease.settings.is_same(&self.settings) && !lease.settings_uncertain {
-            return None;
-        }
-        let sql = if std::mem::take(&mut lease.settings_uncertain) {
-            Some(self.settings.from_anything())
-        } else {
-            lease.settings.difference(&self.settings)
-        };
-        if sql.is_some() {
-            let name = self.settings.value("application_name").unwrap_or_default();
-            name.clone_into(&mut lease.info.application_name.lock());
-        }
-        lease.settings = self.settings.clone();
-        sql
-    }
-
     pub(super) fn build_extended(
         &mut self,
         lease: &mut ServerLease,
@@ -537,19 +553,30 @@ impl ClientSession {
             rest = tail;
             match FrontendTag(header.tag) {
                 FrontendTag::PARSE => {
-                    let parse = Parse::read(body)?;
-                    self.build_parse(lease, &parse, definitions.next().flatten());
-                }
-                FrontendTag::BIND => {
-                    let bind = Bind::read(body)?;
-                    bound.retain(|(portal, _)| *portal != bind.portal);
-                    if !bind.statement.is_empty() {
-                        bound.push((bind.portal, bind.statement));
+                    let definition = definitions.next().flatten();
+                    match Parse::read(body) {
+                        Ok(parse) => self.build_parse(lease, &parse, definition),
+                        Err(_) => self.build_malformed(lease, whole),
                     }
-                    self.build_bind(lease, whole, &bind);
                 }
-                FrontendTag::DESCRIBE => self.build_describe(lease, whole, body, &bound)?,
-                FrontendTag::CLOSE => self.build_close(lease, whole, body)?,
+                FrontendTag::BIND => match Bind::read(body) {
+                    Ok(bind) => {
+                        bound.retain(|(portal, _)| *portal != bind.portal);
+                        if !bind.statement.is_empty() {
+                            bound.push((bind.portal, bind.statement));
+                        }
+                        self.build_bind(lease, whole, &bind);
+                    }
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::DESCRIBE | FrontendTag::CLOSE => match extended::target(body) {
+                    Ok(named) if header.tag == FrontendTag::DESCRIBE.0 => {
+                        self.build_describe(lease, whole, named, &bound);
+                    }
+                    Ok(named) => self.build_close(lease, whole, named),
+                    Err(_) => self.build_malformed(lease, whole),
+                },
+                FrontendTag::FLUSH if !body.is_empty() => self.build_malformed(lease, whole),
                 tag => {
                     let expect = match tag {
                         FrontendTag::EXECUTE => Expect::Execute,
@@ -646,21 +673,15 @@ impl ClientSession {
                 definition: Some(Arc::clone(&definition)),
                 undo,
             });
-            lease.prepared.insert(definition, self.catalog());
+            lease.prepared.insert(definition, self.catalog_epoch());
         }
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How often the catalog has changed.
-    #[inline]
-    pub(super) fn catalog(&self) -> u64 {
-        self.database.catalog_changes.load(Ordering::Acquire)
     }
 
     /// Closes a statement that was prepared before the catalog changed: its plan may be stale, and whoever has
     /// prepared it since must not hear of that.
     fn close_older(&mut self, lease: &mut ServerLease, definition: &Definition) -> bool {
-        if !lease.prepared.is_older(definition.id, self.catalog()) {
+        if !lease.prepared.is_older(definition.id, self.catalog_epoch()) {
             return false;
         }
         extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
@@ -687,7 +708,7 @@ impl ClientSession {
                 return;
             }
             write(&mut lease.wire.outbox, definition.server_name.as_bytes());
-            lease.prepared.insert(Arc::clone(definition), self.catalog());
+            lease.prepared.insert(Arc::clone(definition), self.catalog_epoch());
             if self.reads_otherwise {
                 lease.prepared.taint(definition.id);
             }
@@ -711,6 +732,7 @@ impl ClientSession {
                 return;
             }
             // It is one of SQL's PREPARE, or the server says that there is none.
+            self.forget_unnamed(lease, bind.statement);
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::Bind);
             return;
@@ -729,10 +751,9 @@ impl ClientSession {
         &mut self,
         lease: &mut ServerLease,
         whole: &[u8],
-        body: &[u8],
+        (target, name): (Named, &[u8]),
         bound: &[(&[u8], &[u8])],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    ) {
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
             let statement = bound.iter().find(|(portal, _)| *portal == name).map(|(_, statement)| *statement);
@@ -741,16 +762,17 @@ impl ClientSession {
                 Some(Described { name: statement.into(), id })
             });
             self.exchange.push(Expect::DescribePortal(described));
-            return Ok(());
+            return;
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
             if is_server_name(name) {
                 self.missing(lease, name);
-                return Ok(());
+                return;
             }
+            self.forget_unnamed(lease, name);
             lease.wire.outbox.extend_from_slice(whole);
             self.exchange.push(Expect::DescribeStatement(None));
-            return Ok(());
+            return;
         };
         let named = !name.is_empty();
         self.ensure_prepared(lease, &definition, named);
@@ -758,16 +780,9 @@ impl ClientSession {
         extended::describe_statement(&mut lease.wire.outbox, server_name);
         let described = Described { name: name.into(), id: definition.id };
         self.exchange.push(Expect::DescribeStatement(Some(described)));
-        Ok(())
     }
 
-    fn build_close(
-        &mut self,
-        lease: &mut ServerLease,
-        whole: &[u8],
-        body: &[u8],
-    ) -> Result<(), SessionError> {
-        let (target, name) = extended::target(body)?;
+    fn build_close(&mut self, lease: &mut ServerLease, whole: &[u8], (target, name): (Named, &[u8])) {
         let sql = self.statements.find(name).is_none() && self.may_have_sql_statements();
         let own = lease.client_names.iter().any(|known| **known == *name);
         if target == Named::Portal || sql || own {
@@ -779,7 +794,21 @@ impl ClientSession {
             let undo = self.statements.set(name, None);
             self.exchange.push(Expect::InjectClose(undo));
         }
-        Ok(())
+    }
+
+    /// The server fails at it, in its own words. Names in it are the client's, but it is not read that far.
+    fn build_malformed(&mut self, lease: &mut ServerLease, whole: &[u8]) {
+        lease.wire.outbox.extend_from_slice(whole);
+        self.exchange.push(Expect::Malformed);
+    }
+
+    /// The client has no unnamed statement: what the server has under no name is somebody else's.
+    fn forget_unnamed(&mut self, lease: &mut ServerLease, name: &[u8]) {
+        if name.is_empty() {
+            extended::close_statement(&mut lease.wire.outbox, b"");
+            self.exchange.push(Expect::OwnClose);
+            lease.unnamed = None;
+        }
     }
 
     /// A name that is one of ours on the server and none of the client's.
@@ -830,6 +859,9 @@ impl ClientSession {
 
     /// Closes the statements that are over the limit on this server.
     fn evict(&mut self, lease: &mut ServerLease) {
+        if !lease.prepared.has_grown() {
+            return;
+        }
         let settings = lease.pool().settings();
         let (count, bytes) = (settings.prepared_statements, settings.prepared_statement_bytes);
         let now = lease.prepared.clock();

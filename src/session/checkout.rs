@@ -123,6 +123,7 @@ impl ClientSession {
         let began = Instant::now();
         self.handle().set_activity(Activity::Waiting, began);
         let limit = pool.settings().checkout_timeout;
+        self.handle().begin_wait();
         let mut waiting = pin!(pool.enqueue(began));
         let mut timer = pin!(tokio::time::sleep(limit));
         let result = poll_fn(|cx| {
@@ -133,6 +134,9 @@ impl ClientSession {
                 return Poll::Ready(Ok(Err(CheckoutError::Timeout { waited: began.elapsed() })));
             }
             match self.handle().pending_order(Some(cx)) {
+                _ if self.handle().is_wait_canceled() => {
+                    return Poll::Ready(Ok(Err(CheckoutError::Canceled)));
+                }
                 // A drain lets what has begun finish.
                 Order::None | Order::Drain | Order::QueryTimeout => {}
                 order => return Poll::Ready(Err(SessionError::Ordered(order))),
@@ -152,10 +156,22 @@ impl ClientSession {
             Poll::Pending
         })
         .await;
+        let canceled = self.handle().end_wait();
+        let result = match result {
+            Ok(Ok(lease)) if canceled => {
+                // It came in the same moment.
+                lease.checkin();
+                Ok(Err(CheckoutError::Canceled))
+            }
+            other => other,
+        };
         let waited = began.elapsed();
         let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         pool.stats.wait_time.fetch_add(micros, Ordering::Relaxed);
         self.context.histograms.checkout_wait(waited);
+        if !matches!(result, Ok(Ok(_))) {
+            self.handle().set_activity(Activity::Idle, began);
+        }
         if matches!(result, Ok(Err(CheckoutError::Timeout { .. }))) {
             pool.stats.timeouts.fetch_add(1, Ordering::Relaxed);
         }

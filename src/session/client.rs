@@ -60,8 +60,6 @@ pub(super) struct ClientSession {
     pub(super) reading: Reading,
     /// The present transaction may have settings by which texts are read otherwise.
     pub(super) reads_otherwise: bool,
-    /// The present transaction has changed the catalog.
-    pub(super) changed_catalog: bool,
     pub(super) exchange: Exchange,
     /// The batch that runs, while it may be tried again.
     pub(super) replay: Option<(BytesMut, BatchEnd)>,
@@ -91,6 +89,8 @@ pub(super) struct ClientSession {
     pub(super) saw_error: bool,
     /// The exchange in front of the batch (our own) failed.
     pub(super) own_failure: Option<String>,
+    /// A server did not accept the client's settings.
+    pub(super) settings_refused: bool,
     /// The server has sent a FATAL error.
     pub(super) server_ended: Option<String>,
     /// A SET that stands alone, to be remembered if it succeeds.
@@ -108,6 +108,8 @@ pub(super) struct ClientSession {
     pub(super) listening: Listening,
     /// The number of the server connection it had last.
     pub(super) last_server: u64,
+    /// The present transaction changes the catalog.
+    pub(super) changes_catalog: bool,
     /// Something in the present transaction may have called `nextval`.
     pub(super) sequenced: bool,
     pub(super) turn: u32,
@@ -248,6 +250,7 @@ async fn reset(mut lease: ServerLease) {
     if lease.simple_query("DISCARD ALL").await.is_ok() {
         lease.prepared.clear();
         lease.settings = Settings::none();
+        lease.settings_uncertain = false;
         lease.checkin();
     }
 }

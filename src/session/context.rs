@@ -11,7 +11,7 @@ use crate::clients::Registry;
 use crate::net::tls::ClientTlsAcceptor;
 use crate::observe::Histograms;
 use crate::pool::{PoolRegistry, Topology};
-use crate::server::Definitions;
+use crate::server::{Definitions, SettingsPool};
 use crate::sql::StatementCache;
 
 use super::state::Harmless;
@@ -31,6 +31,8 @@ pub struct SessionContext {
     pub statements: StatementCache,
     /// Prepared statements in use.
     pub definitions: Definitions,
+    /// Sets of settings in use.
+    pub settings: SettingsPool,
     /// Statements whose functions were found to leave nothing in the session.
     pub harmless: Harmless,
     /// Credentials ready for login.

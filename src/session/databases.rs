@@ -1,48 +1,137 @@
 //! Getting out of the way of commands that need a database for themselves.
 //!
 //! `DROP DATABASE x`, `ALTER DATABASE x RENAME` and `CREATE DATABASE y TEMPLATE x` fail while anybody is
-//! connected to `x`, and a pool's idle connections are somebody. Without a pooler they would not be there:
-//! so they are closed before such a command is sent. PostgreSQL waits some seconds for those who are leaving.
+//! connected to `x`, and what a pooler keeps open is somebody. Without a pooler it would not be there: so
+//! before such a command is sent, idle connections to `x` are closed, on all nodes and for all users, the
+//! probes go to another database, and none is opened until the command is done. PostgreSQL itself waits
+//! five seconds for those who are leaving, so the command need not be tried again.
 
-use crate::pool::PoolRegistry;
-use crate::sql::{Kind, LexOptions, Scanner};
+use std::sync::Arc;
 use std::time::Instant;
 
-/// How many words of a statement are looked at; the options that follow name no database.
-const WORDS_MAX: usize = 32;
+use crate::cluster::Node;
+use crate::pool::{DatabaseEntry, Hold, Pool, Topology};
+use crate::route::Target;
+use crate::sql::{Kind, LexOptions, Scanner};
 
-/// The names in a CREATE, DROP or ALTER DATABASE: too many rather than too few, nothing for other statements.
-pub(super) fn named(text: &[u8], lex: LexOptions) -> Vec<String> {
+use super::client::ClientSession;
+use super::context::SessionContext;
+
+/// How many words of a statement are looked at; the template is named before.
+const WORDS_MAX: usize = 64;
+
+/// The database that a command needs for itself; none for other statements.
+pub(super) fn named(text: &[u8], lex: LexOptions) -> Option<String> {
+    let words = words(text, lex);
+    let word = |at: usize| match words.get(at) {
+        Some(Word::Plain(word)) => word.as_str(),
+        _ => "",
+    };
+    let name = |at: usize| match words.get(at) {
+        Some(Word::Plain(name) | Word::Quoted(name)) => Some(name.clone()),
+        _ => None,
+    };
+    match (word(0), word(1)) {
+        ("drop", "database") if (word(2), word(3)) == ("if", "exists") => name(4),
+        ("drop", "database") => name(2),
+        ("alter", "database") if word(3) == "rename" || (word(3), word(4)) == ("set", "tablespace") => {
+            name(2)
+        }
+        ("create", "database") => {
+            let template = (3..words.len()).find(|at| word(*at) == "template");
+            template.map_or_else(|| Some("template1".to_owned()), |at| name(at + 1))
+        }
+        _ => None,
+    }
+}
+
+enum Word {
+    /// Folded to lower case.
+    Plain(String),
+    /// A name or text in quotes.
+    Quoted(String),
+}
+
+fn words(text: &[u8], lex: LexOptions) -> Vec<Word> {
     let mut scanner = Scanner::new(text, lex);
     let mut words = Vec::new();
     while let Some(token) = scanner.next_token(&mut ()) {
         let raw = String::from_utf8_lossy(text.get(token.start..token.end).unwrap_or_default());
         match token.kind {
-            Kind::Word => words.push(raw.to_ascii_lowercase()),
-            Kind::Quoted => words.push(raw.trim_matches('"').replace("\"\"", "\"")),
+            Kind::Word => words.push(Word::Plain(raw.to_ascii_lowercase())),
+            Kind::Quoted => words.push(Word::Quoted(raw.trim_matches('"').replace("\"\"", "\""))),
+            // TEMPLATE takes a text, too.
+            Kind::Text => words.push(Word::Quoted(raw.trim_matches('\'').replace("''", "'"))),
             _ => {}
         }
-        if words.len() == WORDS_MAX {
+        // Most statements are known by their first two words to be something else.
+        let is_other = words.len() == 2 && !matches!(words.get(1), Some(Word::Plain(w)) if w == "database");
+        if is_other || words.len() == WORDS_MAX {
             break;
         }
     }
-    let is_command = matches!(words.first().map(String::as_str), Some("create" | "drop" | "alter"))
-        && words.get(1).is_some_and(|word| word == "database");
-    if is_command { words.split_off(2) } else { Vec::new() }
+    words
 }
 
-/// Closes the idle connections to these databases, on all nodes; those in use are closed when they return.
-pub(super) fn leave(pools: &PoolRegistry, names: &[String]) {
-    if names.is_empty() {
-        return;
-    }
-    for name in names {
-        pools.listeners.close_unused(name);
-    }
-    for pool in pools.pools() {
-        if names.contains(&pool.target().database) {
-            pool.renew(Instant::now());
+/// A database that is left to a command; dropping this lets connections to it be opened again.
+pub(super) struct Left {
+    database: String,
+    holds: Vec<Hold>,
+    nodes: Vec<Arc<Node>>,
+    entries: Vec<Arc<DatabaseEntry>>,
+}
+
+impl ClientSession {
+    /// Leaves the databases that commands of this client's need for themselves, until the answer is dropped.
+    /// Connections in use are closed when they return.
+    pub(super) fn leave_databases(&mut self, databases: &[String]) -> Vec<Left> {
+        if databases.is_empty() {
+            return Vec::new();
         }
+        let own = self.pool(Target::Primary);
+        let topology = self.context.topology.load_full();
+        databases.iter().map(|database| leave(&self.context, &topology, &own, database)).collect()
+    }
+}
+
+fn leave(context: &SessionContext, topology: &Topology, own: &Arc<Pool>, database: &str) -> Left {
+    let now = Instant::now();
+    context.pools.listeners.close_unused(database);
+    let mut holds = Vec::new();
+    for pool in context.pools.pools().into_iter().filter(|pool| pool.target().database == database) {
+        if Arc::ptr_eq(&pool, own) {
+            // The command itself needs a connection: PostgreSQL does not count that, or says why it may not.
+            pool.renew(now);
+        } else {
+            holds.push(pool.hold(now));
+        }
+    }
+    let is_it = |entry: &Arc<DatabaseEntry>| {
+        entry.settings.server_database.as_ref().unwrap_or(&entry.name) == database
+    };
+    let left = Left {
+        database: database.to_owned(),
+        holds,
+        nodes: topology.nodes().cloned().collect(),
+        entries: topology.databases().into_iter().filter(is_it).collect(),
+    };
+    left.nodes.iter().for_each(|node| node.vacate(database));
+    left.forget_logins();
+    left
+}
+
+impl Left {
+    /// What clients are told at login is asked for anew: the database may be another one now, or none.
+    fn forget_logins(&self) {
+        self.entries.iter().for_each(|entry| entry.reported.lock().clear());
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.forget_logins();
+        self.nodes.iter().for_each(|node| node.vacate_ends(&self.database));
+        self.holds.clear();
     }
 }
 
@@ -51,14 +140,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_where_they_matter() {
+    fn the_database_that_must_be_free_is_found() {
         let named = |text: &str| named(text.as_bytes(), LexOptions::default());
-        assert_eq!(named("DROP DATABASE Test_X;"), ["test_x"]);
-        assert_eq!(named("drop /* it */ database if exists \"Te\"\"st\""), ["if", "exists", "Te\"st"]);
-        assert_eq!(named("CREATE DATABASE \"a_1\" WITH TEMPLATE a"), ["a_1", "with", "template", "a"]);
-        assert_eq!(named("ALTER DATABASE a RENAME TO b"), ["a", "rename", "to", "b"]);
-        assert!(named("DROP TABLE database").is_empty());
-        assert!(named("SELECT 'DROP DATABASE a'").is_empty());
-        assert!(named("").is_empty());
+        let is = |text: &str, name: &str| assert_eq!(named(text).as_deref(), Some(name), "{text}");
+        is("DROP DATABASE Test_X;", "test_x");
+        is("drop /* it */ database if exists \"Te\"\"st\"", "Te\"st");
+        is("DROP DATABASE \"if\" WITH (FORCE)", "if");
+        is("CREATE DATABASE \"a_1\" WITH TEMPLATE a", "a");
+        is("CREATE DATABASE template OWNER = app TEMPLATE = \"A\" ENCODING 'UTF8'", "A");
+        is("create database b template 'it''s'", "it's");
+        is("CREATE DATABASE b OWNER app", "template1");
+        is("ALTER DATABASE a RENAME TO b", "a");
+        is("ALTER DATABASE a SET TABLESPACE s", "a");
+        for other in [
+            "ALTER DATABASE a SET work_mem = 1",
+            "DROP TABLE database",
+            "SELECT 'DROP DATABASE a'",
+            "",
+            "DROP",
+        ] {
+            assert_eq!(named(other), None, "{other}");
+        }
     }
 }

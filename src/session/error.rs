@@ -26,6 +26,9 @@ pub enum SessionError {
     /// A limit of the client's was exceeded.
     #[error("{0}")]
     Limit(String),
+    /// A server does not accept the settings of the session: the statement was not run.
+    #[error("{}", .0.message)]
+    Settings(Box<ErrorResponse>),
     /// The client is told this, and then the session ends.
     #[error("{}", .0.message)]
     Refused(Box<ErrorResponse>),
@@ -78,6 +81,7 @@ impl SessionError {
             )
             .hint("Use pool mode transaction for this database or user."),
             Self::Refused(response) => (**response).clone(),
+            Self::Settings(response) => (**response).clone().into_fatal(),
             Self::Ordered(order) => ordered(*order)?,
         })
     }
@@ -138,6 +142,9 @@ pub fn checkout_response(error: &CheckoutError, pool_size: usize) -> ErrorRespon
                 _ => (SqlState::CANNOT_CONNECT_NOW, "could not connect to the server"),
             };
             ErrorResponse::error(code, text).detail(format!("{cause}."))
+        }
+        CheckoutError::Canceled => {
+            ErrorResponse::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
         }
         CheckoutError::Closed => {
             ErrorResponse::error(SqlState::CANNOT_CONNECT_NOW, "the pool was closed by a configuration change")

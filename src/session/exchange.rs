@@ -46,6 +46,8 @@ pub(super) enum Expect {
     Query,
     /// A Query of our own in front of the batch: swallowed up to ReadyForQuery.
     OwnQuery,
+    /// The same, for the settings of the client: where it fails, the transaction it began makes the rest fail, too.
+    OwnSettings,
     /// The same behind a batch, where an error is the batch's. Its ReadyForQuery is the client's: that of the
     /// batch itself is swallowed.
     OwnTry,
@@ -82,6 +84,8 @@ pub(super) enum Expect {
     OwnReady,
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
+    /// An error: the message makes no sense, and the server says so.
+    Malformed,
     /// An error that the server is made to raise and that we word ourselves.
     Fail(Box<Failure>),
     /// ReadyForQuery for the client's Sync.
@@ -125,6 +129,8 @@ pub(super) struct Aftermath {
     pub(super) undone: Vec<Expect>,
     /// The error came where a Query of our own was expected.
     pub(super) own_failure: bool,
+    /// The error came where the client's settings were to be made.
+    pub(super) settings_failed: bool,
     /// The error is nobody's business.
     pub(super) is_ours: bool,
 }
@@ -151,6 +157,15 @@ impl Exchange {
         self.queue.push_back(expect);
     }
 
+    /// Nothing of what is owed will come. Answers what was asked for, and whether the client has asked for a
+    /// ReadyForQuery; if not, the rest is skipped until it does.
+    pub(super) fn abandon(&mut self) -> (Vec<Expect>, bool) {
+        let owed: Vec<_> = std::mem::take(self).queue.into();
+        let is_asked = owed.iter().any(|e| matches!(e, Expect::Query | Expect::Sync | Expect::FunctionCall));
+        self.skipping = !is_asked;
+        (owed, is_asked)
+    }
+
     /// Whether nothing is owed.
     pub(super) fn is_done(&self) -> bool {
         self.queue.is_empty()
@@ -170,7 +185,13 @@ impl Exchange {
     pub(super) fn is_ours(&self) -> bool {
         matches!(
             self.queue.front(),
-            Some(Expect::OwnQuery | Expect::OwnTry | Expect::OwnParse(_) | Expect::OwnReady)
+            Some(
+                Expect::OwnQuery
+                    | Expect::OwnSettings
+                    | Expect::OwnTry
+                    | Expect::OwnParse(_)
+                    | Expect::OwnReady
+            )
         )
     }
 
@@ -257,7 +278,7 @@ impl Exchange {
                 }
                 _ => (Verdict::Forward, false),
             },
-            Expect::OwnQuery => (Verdict::Drop, tag == T::READY_FOR_QUERY),
+            Expect::OwnQuery | Expect::OwnSettings => (Verdict::Drop, tag == T::READY_FOR_QUERY),
             Expect::OwnTry if tag == T::READY_FOR_QUERY => (Verdict::Forward, true),
             Expect::OwnTry => (Verdict::Drop, false),
             Expect::Parse { visible, definition, .. } => match tag {
@@ -312,9 +333,11 @@ impl Exchange {
                 T::READY_FOR_QUERY => (Verdict::Forward, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::Fail(_) | Expect::Taken(_) | Expect::InjectParse(_) | Expect::InjectClose(_) => {
-                (Verdict::Unexpected, false)
-            }
+            Expect::Malformed
+            | Expect::Fail(_)
+            | Expect::Taken(_)
+            | Expect::InjectParse(_)
+            | Expect::InjectClose(_) => (Verdict::Unexpected, false),
         };
         if done {
             self.queue.pop_front();
@@ -333,6 +356,10 @@ impl Exchange {
             Some(Expect::Query | Expect::FunctionCall) | None => return Verdict::Forward,
             Some(Expect::OwnQuery) => {
                 aftermath.own_failure = true;
+                return Verdict::Drop;
+            }
+            Some(Expect::OwnSettings) => {
+                aftermath.settings_failed = true;
                 return Verdict::Drop;
             }
             Some(Expect::OwnTry) => {

@@ -79,7 +79,7 @@ impl ClientSession {
     ) -> Result<(), SessionError> {
         let Heal { rest, end, name, definition, error } = heal;
         lease.prepared.remove(definition.id);
-        let catalog = self.catalog();
+        let catalog = self.catalog_epoch();
         let error = match lease.prepare_again(&definition, definition.server_name.as_bytes()).await? {
             Ok(shape) => {
                 lease.prepared.insert(Arc::clone(&definition), catalog);
@@ -90,7 +90,9 @@ impl ClientSession {
                         "a statement was prepared again: its result type has changed"
                     );
                     let limit = self.topology.config.limits.message_bytes;
-                    let again = plan(&rest, &self.context, self.lex, &self.statements, &self.reading, limit)?;
+                    let (reading, epoch) = (&self.reading, self.catalog_epoch());
+                    let again =
+                        plan(&rest, &self.context, self.lex, &self.statements, reading, epoch, limit)?;
                     let batch = Batch { end, len: rest.len() };
                     return self.build_extended(lease, &rest, again, batch);
                 }
@@ -169,7 +171,7 @@ impl ClientSession {
         if name.is_empty() {
             return lease.unnamed.as_ref().is_some_and(|held| Arc::ptr_eq(held, definition));
         }
-        lease.prepared.touch(definition.id) && !lease.prepared.is_older(definition.id, self.catalog())
+        lease.prepared.touch(definition.id) && !lease.prepared.is_older(definition.id, self.catalog_epoch())
     }
 
     fn known_shape(
@@ -191,7 +193,7 @@ impl ClientSession {
         name: &[u8],
         definition: &Arc<Definition>,
     ) -> Result<Result<RowShape, Vec<u8>>, SessionError> {
-        let catalog = self.catalog();
+        let catalog = self.catalog_epoch();
         if name.is_empty() {
             let outcome = lease.prepare_again(definition, b"").await?;
             lease.unnamed = outcome.is_ok().then(|| Arc::clone(definition));

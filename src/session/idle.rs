@@ -114,7 +114,15 @@ impl ClientSession {
                 }
             }
             let rest = self.wire.inbox.get(self.scanned..).unwrap_or_default();
-            let Some(header) = frame::peek(rest, limit)? else { return Ok(self.part_if_long(0)) };
+            let header = match frame::peek(rest, limit) {
+                Ok(Some(header)) => header,
+                Ok(None) => return Ok(self.part_if_long(0)),
+                // What came before is answered first.
+                Err(_) if self.scanned > 0 => {
+                    return Ok(Some(self.take_batch(BatchEnd::Partial, self.scanned)));
+                }
+                Err(error) => return Err(error.into()),
+            };
             let tag = FrontendTag(header.tag);
             if is_copy(tag) && self.scanned == 0 {
                 // A COPY has failed while the client was still sending: PostgreSQL ignores these, too.
@@ -132,7 +140,7 @@ impl ClientSession {
                 | FrontendTag::DESCRIBE
                 | FrontendTag::EXECUTE
                 | FrontendTag::CLOSE => None,
-                _ if is_copy(tag) => return Ok(Some(self.take_batch(BatchEnd::Partial, self.scanned))),
+                _ if self.scanned > 0 => return Ok(Some(self.take_batch(BatchEnd::Partial, self.scanned))),
                 FrontendTag(byte) => {
                     return Err(SessionError::Protocol(format!("invalid frontend message type {byte}")));
                 }

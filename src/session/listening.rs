@@ -90,6 +90,13 @@ impl Drop for Subscription {
 }
 
 impl Listening {
+    /// The present transaction has come to nothing.
+    pub(super) fn abandon(&mut self) {
+        (self.holds_ready, self.ready_is_held, self.asks, self.lent) = (false, false, false, false);
+        self.prefix = None;
+        self.own.clear();
+    }
+
     /// Whether the client listens through a listener.
     pub(super) fn is_on(&self) -> bool {
         self.subscription.is_some()

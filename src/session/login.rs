@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Buf;
 
 use crate::auth::{AUTHENTICATION_OK, ClientExchange, RESPONSE_BYTES_MAX, Random, Step, SystemRandom};
-use crate::clients::{CancelKey, ClientGuard, ClientHandle, ClientId, ClientInfo, Refused};
+use crate::clients::{CancelKey, ClientGuard, ClientHandle, ClientId, ClientInfo, Refused, Replication};
 use crate::config::{AuthMethod, PoolMode};
 use crate::net::Wire;
 use crate::net::listen::Peer;
@@ -28,6 +28,7 @@ use super::exchange::Exchange;
 use super::freshness::LastWrite;
 use super::listening::Listening;
 use super::reading::Reading;
+use super::replication::{self, Admission, ReplicationSession};
 use super::start::{is_draining, refuse};
 use super::startup_options;
 use super::state::lex_options;
@@ -44,6 +45,8 @@ pub(super) enum Session {
     Client(Box<ClientSession>),
     /// On the console.
     Console(Box<console::ConsoleSession>),
+    /// Replicating.
+    Replication(Box<ReplicationSession>),
 }
 
 impl Session {
@@ -52,6 +55,7 @@ impl Session {
         match self {
             Self::Client(session) => session.run().await,
             Self::Console(session) => session.run().await,
+            Self::Replication(session) => session.run().await,
         }
     }
 }
@@ -82,6 +86,18 @@ pub(super) async fn login(
                 Err(Refusal::Told(error)) => {
                     tracing::info!(%error, user = session.user, database = session.database.name, "login refused");
                     let _ = refuse(&mut session.wire, &error.into_fatal()).await;
+                    None
+                }
+            }
+        }
+        Ok(Admitted::Replication(admission)) => {
+            match replication::open(context, wire, &startup, *admission).await {
+                Ok(session) => Some(Session::Replication(Box::new(session))),
+                Err((mut wire, error)) => {
+                    if let Some(error) = error {
+                        tracing::info!(%error, user = startup.value("user").unwrap_or(""), "login refused");
+                        let _ = refuse(&mut wire, &error).await;
+                    }
                     None
                 }
             }
@@ -130,6 +146,7 @@ struct Login {
 enum Admitted {
     Client(Box<Login>),
     Console(ClientGuard, console::Role),
+    Replication(Box<Admission>),
 }
 
 async fn admit(
@@ -156,30 +173,27 @@ async fn admit(
     if is_draining(context) && !is_console {
         return Err(draining().into());
     }
-    if startup.value("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
-        return Err(ErrorResponse::fatal(
-            SqlState::FEATURE_NOT_SUPPORTED,
-            "replication connections are not supported",
-        )
-        .hint("Connect to the PostgreSQL server itself for replication.")
-        .into());
-    }
+    let replication = replication::kind(startup)?;
     let settings = startup_options::settings(startup);
     if is_console {
         return admit_to_console(context, &topology, wire, startup, user, peer).await;
     }
     authenticate(context, &topology, wire, user).await?;
     // As in PostgreSQL, only who has proven who it is learns which databases there are.
-    let settings = settings?;
-    let entry = topology.database(database).ok_or_else(|| {
-        ErrorResponse::fatal(
-            SqlState::INVALID_CATALOG_NAME,
-            format!("database \"{database}\" does not exist"),
-        )
-        .hint("The databases that pgweir serves are listed under databases in pooler.yaml.")
-    })?;
     let allowed = topology.config.users.get(user).and_then(|user| user.databases.as_ref());
-    if allowed.is_some_and(|list| !list.iter().any(|name| name == database)) {
+    let may_use = |name: &str| allowed.is_none_or(|list| list.iter().any(|listed| listed == name));
+    let entry = if replication == Some(Replication::Physical) {
+        replication::database_of_physical(&topology, database, may_use).ok_or_else(replication::unclear)?
+    } else {
+        topology.database(database).ok_or_else(|| {
+            ErrorResponse::fatal(
+                SqlState::INVALID_CATALOG_NAME,
+                format!("database \"{database}\" does not exist"),
+            )
+            .hint("The databases that pgweir serves are listed under databases in pooler.yaml.")
+        })?
+    };
+    if !may_use(&entry.name) {
         return Err(ErrorResponse::fatal(
             SqlState::INSUFFICIENT_PRIVILEGE,
             format!("permission denied for database \"{database}\""),
@@ -189,14 +203,18 @@ async fn admit(
         .into());
     }
     let limits = (topology.config.limits.clients, topology.config.limits.clients_per_user);
-    let guard = register(context, wire, startup, user, database, peer, Some(limits))?;
-    Ok(Admitted::Client(Box::new(Login {
-        guard,
-        topology: Arc::clone(&topology),
-        database: entry,
-        user: user.to_owned(),
-        startup: settings,
-    })))
+    let guard = register(context, wire, startup, user, &entry.name, peer, Some(limits))?;
+    let (topology, user) = (Arc::clone(&topology), user.to_owned());
+    Ok(match replication {
+        // The server applies the settings itself: the packet goes on as it came.
+        Some(kind) => {
+            Admitted::Replication(Box::new(Admission { guard, kind, topology, database: entry, user }))
+        }
+        None => {
+            let startup = context.settings.intern(settings?);
+            Admitted::Client(Box::new(Login { guard, topology, database: entry, user, startup }))
+        }
+    })
 }
 
 async fn admit_to_console(
@@ -334,6 +352,7 @@ fn register(
         local_port,
         tls: wire.stream().tls_description(),
         application_name: startup.value("application_name").unwrap_or("").to_owned(),
+        replication: replication::kind(startup).unwrap_or_default(),
         connected_at: SystemTime::now(),
     };
     let key = cancel_key(context, startup.minor)?;
@@ -392,7 +411,6 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         statements: ClientStatements::default(),
         reading,
         reads_otherwise: false,
-        changed_catalog: false,
         exchange: Exchange::default(),
         replay: None,
         heal: None,
@@ -409,6 +427,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         wrote: false,
         saw_error: false,
         own_failure: None,
+        settings_refused: false,
         server_ended: None,
         pending_set: None,
         deallocates_all: false,
@@ -419,6 +438,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         pin: None,
         listening: Listening::default(),
         last_server: 0,
+        changes_catalog: false,
         sequenced: false,
         transaction_began: None,
         counted: (0, 0),

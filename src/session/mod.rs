@@ -8,6 +8,7 @@
 //! checkout which pool, and the wait for it
 //! exchange what the server owes (pure)
 //! relay    bytes both ways until nothing is owed
+//! replication  bytes both ways, untouched
 //! state    what a transaction leaves behind: settings, pins
 //! ```
 //!
@@ -31,7 +32,9 @@ mod notifications;
 mod pins;
 mod reading;
 mod relay;
+mod replication;
 mod resets;
+mod settings;
 mod sql_names;
 mod start;
 mod startup_options;

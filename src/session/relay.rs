@@ -22,14 +22,14 @@ use crate::protocol::{
 };
 use crate::route::{Reason, Target};
 use crate::server::{row_shape, send_cancel};
-use crate::sql::SessionEffects;
+use crate::sql::{Effect, SessionEffects};
 use crate::task;
 
-use super::batch::{Batch, plan};
+use super::batch::{Batch, BatchEnd, plan};
 use super::client::ClientSession;
-use super::databases;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Undo, Verdict};
+use super::settings::is_portable;
 
 /// With more than this waiting for a side, no more is read from the other.
 const HIGH_WATER_BYTES: usize = 256 * 1024;
@@ -42,10 +42,21 @@ impl ClientSession {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         self.reading.refresh(&self.settings);
-        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, &self.reading, limit)?;
+        let (reading, epoch) = (&self.reading, self.catalog_epoch());
+        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, reading, epoch, limit)?;
+        plan.set = plan.set.take().filter(|set| is_portable(set.value.as_deref(), &self.told));
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
+        if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
+            // It goes on in the same transaction, perhaps with a write.
+            plan.work.effect = plan.work.effect.max(Effect::Transaction);
+            plan.work.begins_read_only = false;
+        }
         if self.lease.is_none() && plan.is_local && room {
             return self.run_locally(batch, plan);
+        }
+        if self.lease.is_none() && self.sets_nothing_new(&plan) {
+            self.confirm_setting(batch);
+            return Ok(());
         }
         if plan.begins && self.mode == PoolMode::Statement {
             let response = SessionError::Mode(self.mode).response();
@@ -55,7 +66,7 @@ impl ClientSession {
             }
             return Ok(());
         }
-        databases::leave(&self.context.pools, &plan.databases);
+        let _left = self.leave_databases(&plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
@@ -91,6 +102,8 @@ impl ClientSession {
             return self.exchange_with(lease).await;
         }
         self.sequenced |= plan.sequenced;
+        self.changes_catalog |= plan.changes_catalog;
+        let is_first = self.effects == SessionEffects::NONE && !self.awaiting_sync;
         self.effects.insert(plan.effects);
         if self.target == Target::Primary && plan.writes {
             self.wrote = true;
@@ -100,15 +113,15 @@ impl ClientSession {
         self.runs_one_statement = plan.queries == 1 && plan.is_one_statement;
         self.custom_names.append(&mut plan.custom_names);
         self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
-        self.pending_set = plan.set.take().filter(|_| lease.status == TransactionStatus::Idle);
+        self.pending_set = plan.set.take().filter(|_| is_first && lease.status == TransactionStatus::Idle);
         if plan.may_reset {
             let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
             plan.resets = self.resets_in(bytes);
         }
         self.reads_otherwise |= plan.reads_otherwise;
         if plan.changes_catalog {
-            self.changed_catalog = true;
-            self.database.catalog_changes.fetch_add(1, Ordering::AcqRel);
+            // And again when it is done: what is prepared in between is of no use either.
+            self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
         }
         if !(plan.told.is_empty() && plan.foreign.is_empty())
             && let Some(error) = self.check_statements(&mut lease, &plan).await?
@@ -121,6 +134,11 @@ impl ClientSession {
                 let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
                 self.replay = Some((BytesMut::from(bytes), batch.end));
             }
+        }
+        if plan.may_end
+            && let Err(error) = self.sync_settings_now(&mut lease).await
+        {
+            return self.settings_failed_early(lease, batch, error);
         }
         let deallocated = plan.deallocated.clone();
         let queries = plan.queries;
@@ -148,9 +166,16 @@ impl ClientSession {
         loop {
             let result = poll_fn(|cx| self.poll_exchange(&mut lease, cx)).await;
             self.handle().clear_deadline();
-            if let Err(error) = result {
-                lease.mark_broken();
-                return Err(error);
+            match result {
+                Ok(()) => {}
+                Err(SessionError::Settings(error)) if self.pin.is_none() => {
+                    self.settings_failed(lease, &error);
+                    return Ok(());
+                }
+                Err(error) => {
+                    lease.mark_broken();
+                    return Err(error);
+                }
             }
             match self.heal.take() {
                 None => break,
@@ -167,6 +192,10 @@ impl ClientSession {
             )));
         }
         lease.end_exchange();
+        if self.saw_error {
+            // It failed, or was skipped.
+            self.pending_set = None;
+        }
         self.after_deallocate(&mut lease);
         // Also where no Flush was in play: a Query behind an error in a pipeline is skipped, too.
         self.awaiting_sync |= std::mem::take(&mut self.exchange.server_skips);
@@ -195,9 +224,6 @@ impl ClientSession {
         }
         self.reads_otherwise = false;
         lease.prepared.drop_tainted();
-        if std::mem::take(&mut self.changed_catalog) {
-            self.database.catalog_changes.fetch_add(1, Ordering::AcqRel);
-        }
         if self.listening.must_settle() {
             self.settle_listening(&mut lease).await?;
         }
@@ -222,7 +248,7 @@ impl ClientSession {
         }
         self.handle().unlink();
         lease.checkin();
-        self.handle().set_activity(Activity::Idle, Instant::now());
+        self.handle().set_activity(Activity::Idle, self.handle().epoch());
         Ok(())
     }
 
@@ -234,13 +260,16 @@ impl ClientSession {
         self.obey_while_running(lease, cx)?;
         loop {
             let mut progress = self.poll_to_server(lease, cx);
-            if self.wire.outbox.len() < HIGH_WATER_BYTES && !self.is_answered() {
+            let withheld = self.wire.outbox.len() >= HIGH_WATER_BYTES;
+            if !withheld && !self.is_answered() {
                 progress |= self.poll_from_server(lease, cx)?;
             }
             match self.wire.poll_flush(cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
+            // The client has taken some: the server was not asked for more, so nothing else would wake us.
+            progress |= withheld && self.wire.outbox.len() < HIGH_WATER_BYTES;
             // What the client has not taken yet is written while the connection is in the pool already.
             if self.is_answered() && self.send_from_inbox == 0 && lease.wire.outbox.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -250,6 +279,11 @@ impl ClientSession {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// The present epoch of the database's catalog.
+    pub(super) fn catalog_epoch(&self) -> u64 {
+        self.database.catalog_epoch.load(Ordering::Acquire)
     }
 
     fn is_answered(&self) -> bool {
@@ -437,13 +471,27 @@ impl ClientSession {
                 if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
                     lease.status = status;
                 }
+                if self.changes_catalog
+                    && lease.status == TransactionStatus::Idle
+                    && verdict == Verdict::Forward
+                {
+                    // Before the client hears of it.
+                    self.changes_catalog = false;
+                    self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
+                }
                 self.awaiting_sync &= verdict == Verdict::Drop;
                 if verdict == Verdict::Forward {
                     return Ok(self.on_ready(lease));
                 }
             }
             BackendTag::ERROR_RESPONSE => {
+                if aftermath.settings_failed && !ErrorFields::read(body).is_fatal() {
+                    return Err(SessionError::Settings(Box::new(super::settings::not_accepted(body))));
+                }
                 self.on_error(lease, body, aftermath);
+                // The server skips all that comes up to a Sync, also when the batch ended with a Query that
+                // it skipped, too: nobody else can use it before.
+                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
                 if verdict == Verdict::Forward && self.reword_error(body, taken.as_deref()) {
                     return Ok(Verdict::Drop);
                 }
@@ -474,7 +522,10 @@ impl ClientSession {
     /// must know what is.
     fn report_restored(&mut self, lease: &ServerLease) {
         self.restoring.clear();
-        let reported: Vec<_> = lease.parameters.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        let mut reported: Vec<_> =
+            lease.parameters.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        // In PostgreSQL's order.
+        reported.sort_by_cached_key(|(name, _)| name.to_ascii_lowercase());
         for (name, value) in reported {
             if name != "in_hot_standby" && self.told.insert(&name, &value) {
                 backend::parameter_status(&mut self.exchange.injected, &name, &value);
@@ -492,7 +543,7 @@ impl ClientSession {
 
     fn on_error(&mut self, lease: &mut ServerLease, body: &[u8], aftermath: Aftermath) {
         let fields = ErrorFields::read(body);
-        if aftermath.own_failure {
+        if aftermath.own_failure || aftermath.settings_failed {
             self.own_failure = Some(fields.message_lossy().into_owned());
         } else if !aftermath.is_ours {
             self.saw_error = true;
@@ -551,8 +602,8 @@ impl ClientSession {
         if name == "in_hot_standby" {
             return Verdict::Drop;
         }
-        if self.restoring.iter().any(|restored| restored.eq_ignore_ascii_case(name)) {
-            // It ends as the client knows it.
+        if !self.restoring.is_empty() {
+            // Told in the end, in PostgreSQL's order, and only what has changed.
             return Verdict::Drop;
         }
         if !self.told.insert(name, value) {
@@ -611,10 +662,10 @@ impl ClientSession {
                 }
                 // Ignored by the server during COPY, so that clients may always send them.
                 FrontendTag::SYNC | FrontendTag::FLUSH => self.pass_to_server = header.total_len,
-                FrontendTag(byte) => {
-                    return Err(SessionError::Protocol(format!(
-                        "unexpected message type 0x{byte:02X} during COPY from stdin"
-                    )));
+                // The server has its own words for what does not belong here, and ends the connection.
+                _ => {
+                    self.pass_to_server = header.total_len;
+                    self.exchange.copy_in = false;
                 }
             }
         }

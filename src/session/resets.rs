@@ -45,14 +45,19 @@ impl ClientSession {
 fn reset_names(text: &[u8], lex: LexOptions, startup: &Settings) -> Vec<String> {
     let mut scanner = Scanner::new(text, lex);
     let (mut resets, mut all, mut named) = (false, false, Vec::new());
-    let mut last = String::new();
+    let (mut last, mut whole) = (String::new(), String::new());
+    let mut configures = false;
     while let Some(token) = scanner.next_token(&mut ()) {
         let raw = text.get(token.start..token.end).unwrap_or_default();
         let word = match token.kind {
             Kind::Word | Kind::Quoted => String::from_utf8_lossy(raw).trim_matches('"').to_ascii_lowercase(),
+            // Names of set_config, which takes NULL for a reset.
+            Kind::Text if configures => String::from_utf8_lossy(raw).trim_matches('\'').to_ascii_lowercase(),
             _ => String::new(),
         };
+        configures |= word == "set_config";
         resets |= matches!(word.as_str(), "reset" | "discard" | "default");
+        resets |= configures && word == "null";
         all |= word == "all" && matches!(last.as_str(), "reset" | "discard");
         // SET TIME ZONE, SET NAMES: names of their own.
         let name = match word.as_str() {
@@ -60,8 +65,13 @@ fn reset_names(text: &[u8], lex: LexOptions, startup: &Settings) -> Vec<String> 
             "names" => "client_encoding",
             other => other,
         };
-        if startup.value(name).is_some() {
-            named.push(name.to_owned());
+        whole = match raw {
+            b"." => whole + ".",
+            _ if whole.ends_with('.') => whole + name,
+            _ => name.to_owned(),
+        };
+        if startup.value(&whole).is_some() {
+            named.push(whole.clone());
         }
         last = word;
     }
@@ -88,5 +98,9 @@ mod tests {
         assert_eq!(names("SET work_mem = '6MB'"), "");
         assert_eq!(names("RESET search_path"), "");
         assert_eq!(names("SELECT 'RESET ALL'"), "");
+        assert_eq!(names("SELECT set_config('work_mem', NULL, false)"), "work_mem");
+        assert_eq!(names("SELECT set_config('work_mem', '1MB', false)"), "");
+        let startup = startup.with("app.a", Some("x"));
+        assert_eq!(reset_names(b"RESET app.\"a\"", LexOptions::default(), &startup), ["app.a"]);
     }
 }

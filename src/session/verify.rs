@@ -50,10 +50,15 @@ impl ClientSession {
         if !lease.settings_uncertain {
             // Names only: we may have a value as the client wrote it. Custom settings are in no list, and those
             // of the transaction begin anew with each.
-            let listed = |name: &&str| !name.contains('.') && !name.starts_with("transaction_");
+            let is_other = settings.contains_key("role") || settings.contains_key("session_authorization");
+            let listed = |name: &&str| {
+                let hidden = is_other && super::state::HIDDEN.contains(name);
+                !(hidden || name.contains('.') || name.starts_with("transaction_"))
+            };
             let believed: BTreeSet<_> = lease.settings.iter().map(|(name, _)| name).filter(listed).collect();
             let found: BTreeSet<_> = settings.keys().map(String::as_str).filter(listed).collect();
-            dirty.extend(believed.symmetric_difference(&found).map(|name| format!("setting {name}")));
+            dirty.extend(found.difference(&believed).map(|name| format!("setting {name}")));
+            dirty.extend(believed.difference(&found).map(|name| format!("no setting {name}")));
         }
         if !dirty.is_empty() {
             let left = dirty.join("; ");

@@ -3,6 +3,7 @@
 use super::classify::{Verdict, classify};
 use super::fingerprint::Fingerprint;
 use super::hint::Hint;
+use super::mentions::Mentions;
 use super::normalize::{Collected, normalize};
 use super::parse::parse;
 use super::reason::EffectReason;
@@ -36,8 +37,11 @@ pub(super) fn analyze_with(
         session: SessionEffects::NONE,
         statement_count: 0,
         is_ddl: false,
-        tables: Tables { complete: true, ..Tables::default() },
+        own_effect: Effect::Empty,
+        own_reason: EffectReason::Empty,
+        tables: Tables { complete: true, reads_complete: true, writes_complete: true, ..Tables::default() },
         functions: Vec::new(),
+        mentions: Mentions::default(),
         hint,
     };
     for view in text.statements() {
@@ -59,14 +63,27 @@ fn add(out: &mut Statement, view: View<'_>) {
         out.effect = verdict.effect;
         out.reason = verdict.reason;
     }
+    if verdict.own_effect > out.own_effect {
+        out.own_effect = verdict.own_effect;
+        out.own_reason = verdict.own_reason;
+    }
+    out.mentions.add(view);
     out.control = verdict.control;
     out.session.insert(verdict.session);
     out.is_ddl |= verdict.is_ddl;
-    out.tables.complete &= verdict.complete;
-    merge(&mut out.tables.read, verdict.read, &mut out.tables.complete);
-    merge(&mut out.tables.written, verdict.written, &mut out.tables.complete);
+    let tables = &mut out.tables;
+    tables.reads_complete &= verdict.complete && verdict.reads_complete;
+    tables.writes_complete &= verdict.complete;
+    merge(&mut tables.read, verdict.read, &mut tables.reads_complete);
+    merge(&mut tables.written, verdict.written, &mut tables.writes_complete);
+    tables.complete &= tables.reads_complete && tables.writes_complete && !verdict.calls_unknown;
     let mut all = true;
     merge(&mut out.functions, verdict.functions, &mut all);
+    if !all && out.own_effect < Effect::Write {
+        out.own_effect = Effect::Write;
+        out.own_reason = EffectReason::TooLong;
+        tables.writes_complete = false;
+    }
 }
 
 fn read_tables(view: View<'_>, verdict: &mut Verdict) {
@@ -75,7 +92,7 @@ fn read_tables(view: View<'_>, verdict: &mut Verdict) {
         Some(tables) => verdict.read.extend(tables),
         // `TABLE t` alone was read from its tokens.
         None if command => {}
-        None => verdict.complete = false,
+        None => verdict.reads_complete = false,
     }
 }
 
@@ -101,6 +118,8 @@ fn not_looked_at(fingerprint: Fingerprint, hint: Hint, reason: EffectReason) -> 
     Statement {
         fingerprint,
         effect: Effect::Unknown,
+        own_effect: Effect::Unknown,
+        own_reason: reason.clone(),
         reason,
         control: None,
         session: SessionEffects::UNKNOWN_PROCEDURE,
@@ -108,6 +127,7 @@ fn not_looked_at(fingerprint: Fingerprint, hint: Hint, reason: EffectReason) -> 
         is_ddl: false,
         tables: Tables::default(),
         functions: Vec::new(),
+        mentions: Mentions::everything(),
         hint,
     }
 }

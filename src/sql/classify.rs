@@ -19,6 +19,9 @@ use super::utility;
 pub(super) struct Verdict {
     pub(super) effect: Effect,
     pub(super) reason: EffectReason,
+    /// The effect without regard to functions that are not built in.
+    pub(super) own_effect: Effect,
+    pub(super) own_reason: EffectReason,
     pub(super) session: SessionEffects,
     pub(super) control: Option<TransactionControl>,
     pub(super) is_ddl: bool,
@@ -27,8 +30,12 @@ pub(super) struct Verdict {
     pub(super) written: Vec<TableName>,
     /// Which tokens the parser should be shown to find the tables read, if any.
     pub(super) query: Option<(usize, usize)>,
-    /// Nothing else than the tables found (here and by the parser) is touched.
+    /// Nothing else than the tables found (here and by the parser) is touched, but for what the two below say.
     pub(super) complete: bool,
+    /// No other table is read.
+    pub(super) reads_complete: bool,
+    /// A function that is not built in is called.
+    pub(super) calls_unknown: bool,
 }
 
 impl Verdict {
@@ -36,6 +43,8 @@ impl Verdict {
         Self {
             effect: Effect::Read,
             reason: EffectReason::PlainRead,
+            own_effect: Effect::Read,
+            own_reason: EffectReason::PlainRead,
             session: SessionEffects::NONE,
             control: None,
             is_ddl: false,
@@ -44,11 +53,22 @@ impl Verdict {
             written: Vec::new(),
             query: None,
             complete: true,
+            reads_complete: true,
+            calls_unknown: false,
         }
     }
 
     /// Makes the effect at least as strict; the first reason of the strictest stays.
     pub(super) fn at_least(&mut self, effect: Effect, reason: EffectReason) {
+        if effect > self.own_effect {
+            self.own_effect = effect;
+            self.own_reason = reason.clone();
+        }
+        self.called(effect, reason);
+    }
+
+    /// The same, if only a function that the catalog may know is to blame.
+    fn called(&mut self, effect: Effect, reason: EffectReason) {
         if effect > self.effect {
             self.effect = effect;
             self.reason = reason;
@@ -108,7 +128,7 @@ fn table_command(view: View<'_>, verdict: &mut Verdict) {
             let at = at + 1 + usize::from(view.is(at + 1, "only"));
             match table_name(view, at) {
                 Some((name, _)) => verdict.read.push(name),
-                None => verdict.complete = false,
+                None => verdict.reads_complete = false,
             }
         }
     }
@@ -296,7 +316,7 @@ fn function(view: View<'_>, name: Option<FunctionName>, open: usize, verdict: &m
             other => functions::session_effects(other),
         });
         if functions::reads_unnamed_tables(&name.name) {
-            verdict.complete = false;
+            verdict.reads_complete = false;
         }
     }
     match meaning {
@@ -314,13 +334,23 @@ fn function(view: View<'_>, name: Option<FunctionName>, open: usize, verdict: &m
             verdict.at_least(Effect::Write, EffectReason::Function(name.clone()));
         }
         Meaning::Unknown => {
-            verdict.complete = false;
-            verdict.at_least(Effect::Write, EffectReason::UnknownFunction(name.clone()));
+            verdict.calls_unknown = true;
+            verdict.called(Effect::Write, EffectReason::UnknownFunction(name.clone()));
             verdict.session.insert(SessionEffects::UNKNOWN_FUNCTION);
         }
     }
-    if verdict.functions.len() < FUNCTIONS_MAX && !verdict.functions.contains(&name) {
+    if verdict.functions.contains(&name) {
+        return;
+    }
+    if verdict.functions.len() < FUNCTIONS_MAX {
         verdict.functions.push(name);
+    } else {
+        // Not listed, so the catalog cannot be asked.
+        verdict.complete = false;
+        if verdict.own_effect < Effect::Write {
+            verdict.own_effect = Effect::Write;
+            verdict.own_reason = EffectReason::UnknownFunction(name);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 /// What calling a function means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub enum Meaning {
     /// The same answer anywhere.
     Read,
     /// Writes, or acts beyond the transaction.
@@ -31,6 +31,8 @@ const HARMLESS: &[&str] = &[
     "random",
     "random_normal",
     "timeofday",
+    // Version 13 calls one overload volatile.
+    "timezone",
     "uuidv4",
     "uuidv7",
 ];
@@ -40,6 +42,7 @@ const NODE: &[&str] = &[
     "inet_server_addr",
     "inet_server_port",
     "pg_backend_pid",
+    "pg_backup_start_time",
     "pg_blocking_pids",
     "pg_conf_load_time",
     "pg_current_logfile",
@@ -100,7 +103,7 @@ fn find(table: &[(&'static str, u8)], name: &str) -> Option<u8> {
 }
 
 /// The meaning of a function of `pg_catalog`.
-pub(super) fn builtin(name: &str) -> Meaning {
+pub fn builtin(name: &str) -> Meaning {
     let Some(volatility) = find(&FUNCTIONS, name) else { return Meaning::Unknown };
     let starts = |prefixes: &[&str]| prefixes.iter().any(|p| name.starts_with(p));
     if name.starts_with("query_to_xml") {

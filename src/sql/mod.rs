@@ -19,6 +19,7 @@ mod classify;
 mod fingerprint;
 mod functions;
 mod hint;
+mod mentions;
 mod normalize;
 mod parse;
 mod reason;
@@ -33,7 +34,9 @@ mod utility;
 
 pub use cache::{CacheStats, StatementCache};
 pub use fingerprint::Fingerprint;
+pub use functions::{Meaning as BuiltinMeaning, builtin};
 pub use hint::{Hint, HintRole};
+pub use mentions::{Mentions, NameHash};
 pub use reason::EffectReason;
 pub use scan::{Kind, LexOptions, Scanner, Token};
 pub use session_effects::SessionEffects;

@@ -226,6 +226,11 @@ fn is_plain(name: &str) -> bool {
         && name != "session_authorization"
         // These end with the transaction, whatever they are set with.
         && !name.starts_with("transaction_")
+        // A style keeps the order of before, and the other way round; a seed is not a state but an act.
+        && name != "datestyle"
+        && name != "seed"
+        // Can only be off, and is in no list.
+        && name != "default_with_oids"
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
 }
 
@@ -262,6 +267,8 @@ mod tests {
             ("SET search_path TO \"Tenant\", 'a b'", Some(("search_path", Some("\"Tenant\", \"a b\"")))),
             ("SET search_path TO user", None),
             ("SET datestyle = iso, mdy", None),
+            ("SET datestyle = iso", None),
+            ("SET seed = 1", None),
             ("SET work_mem = DEFAULT", Some(("work_mem", None))),
             ("RESET work_mem", Some(("work_mem", None))),
             ("RESET ALL", None),

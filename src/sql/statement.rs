@@ -2,6 +2,7 @@
 
 use super::fingerprint::Fingerprint;
 use super::hint::Hint;
+use super::mentions::Mentions;
 use super::reason::EffectReason;
 use super::session_effects::SessionEffects;
 use super::transaction::TransactionControl;
@@ -76,6 +77,10 @@ pub struct Tables {
     pub written: Vec<TableName>,
     /// The two lists are all there is; when false, others may be touched.
     pub complete: bool,
+    /// `read` is all there is, but for what functions that are not built in may read.
+    pub reads_complete: bool,
+    /// `written` is all there is, but for what functions that are not built in may write.
+    pub writes_complete: bool,
 }
 
 /// A function as it was called.
@@ -105,6 +110,10 @@ pub struct Statement {
     pub effect: Effect,
     /// What decided the effect.
     pub reason: EffectReason,
+    /// The effect, were all functions that are not built in harmless: what the catalog starts from.
+    pub own_effect: Effect,
+    /// What decided that.
+    pub own_reason: EffectReason,
     /// The transaction command, when the string is exactly one statement.
     pub control: Option<TransactionControl>,
     /// What all its statements together leave in the session.
@@ -117,6 +126,8 @@ pub struct Statement {
     pub tables: Tables,
     /// The functions called, without what is syntax.
     pub functions: Vec<FunctionName>,
+    /// Operators and names: what may call functions without a call's looks.
+    pub mentions: Mentions,
     /// What its comments ask for.
     pub hint: Hint,
 }
@@ -143,6 +154,7 @@ impl Statement {
         size_of::<Self>()
             + tables.map(|t| names(&t.schema, &t.name)).sum::<usize>()
             + self.functions.iter().map(|f| names(&f.schema, &f.name)).sum::<usize>()
+            + self.mentions.weight()
             + self.hint.key.as_deref().map_or(0, str::len)
             + 64
     }

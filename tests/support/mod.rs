@@ -15,7 +15,9 @@
 )]
 
 mod inprocess;
+pub mod messages;
 mod pooler;
+pub mod talk;
 pub mod wire;
 
 use std::sync::OnceLock;

@@ -29,8 +29,14 @@ impl Pgweir {
     /// Starts pgweir with `yaml`, to which `listen` and `http` on free ports are added, and waits
     /// until it answers.
     pub fn start(yaml: &str) -> Self {
+        Self::start_with(yaml, None)
+    }
+
+    /// As [`Self::start`]; listens in a directory, too.
+    pub fn start_with(yaml: &str, sockets: Option<&std::path::Path>) -> Self {
         let (port, http_port) = free_ports();
-        let yaml = format!("listen: [\"127.0.0.1:{port}\"]\nhttp: \"127.0.0.1:{http_port}\"\n{yaml}");
+        let unix = sockets.map_or_else(String::new, |path| format!(", \"unix:{}\"", path.display()));
+        let yaml = format!("listen: [\"127.0.0.1:{port}\"{unix}]\nhttp: \"127.0.0.1:{http_port}\"\n{yaml}");
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("pooler.yaml");
         fs::write(&config, &yaml).unwrap();

@@ -72,6 +72,35 @@ impl RawClient {
         self.socket.write_all(bytes).unwrap();
     }
 
+    /// Sends if the connection takes it.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.socket.write_all(bytes).is_ok()
+    }
+
+    /// The next message if it comes in time; `None` when the server has closed.
+    pub fn message_within(&mut self, patience: Duration) -> Result<Option<Message>, ()> {
+        if let Some((header, body, _)) = frame::split(&self.inbox, usize::MAX).unwrap() {
+            let message = (header.tag, body.to_vec());
+            self.inbox.drain(..header.total_len);
+            return Ok(Some(message));
+        }
+        let mut chunk = [0; 65536];
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+        match self.socket.read(&mut chunk) {
+            Ok(0) => Ok(None),
+            Ok(count) => {
+                self.inbox.extend_from_slice(&chunk[..count]);
+                self.message_within(patience)
+            }
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
+                Err(())
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
     /// The next message.
     pub fn message(&mut self) -> Message {
         self.try_message().expect("the server closed the connection")

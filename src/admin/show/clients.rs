@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::admin::Console;
 use crate::admin::table::{Cell, ColumnType, Table};
-use crate::clients::{Activity, ClientHandle};
+use crate::clients::{Activity, ClientHandle, Replication};
 
 pub(super) const COLUMNS: &[(&str, ColumnType)] = &[
     ("type", ColumnType::Text),
@@ -63,7 +63,7 @@ fn row(client: &ClientHandle, now: Instant) -> Vec<Cell> {
         Cell::text("C"),
         Cell::text(&*info.user),
         Cell::text(&*info.database),
-        Cell::text("none"),
+        Cell::text(info.replication.map_or("none", Replication::label)),
         Cell::text(state),
         Cell::text(&*info.address),
         Cell::count(u64::from(info.port)),

@@ -13,6 +13,7 @@ pub(super) fn table(console: &Console) -> Table {
     let counts: Vec<_> = pools.iter().map(|pool| pool.counts(now)).collect();
     let pairs: BTreeSet<_> = pools.iter().map(|pool| (&pool.key.database, &pool.key.user)).collect();
     let names: BTreeSet<_> = topology.nodes().map(|node| &node.address.host).collect();
+    let replication = console.pools.replication.snapshot().len();
     let listeners = console.pools.listeners.all().iter().filter(|listener| listener.info().is_some()).count();
     let lists = [
         // The console counts as a database and as a pool.
@@ -25,7 +26,10 @@ pub(super) fn table(console: &Console) -> Table {
         ("used_clients", console.clients.snapshot().len()),
         ("login_clients", console.clients.logins()),
         ("free_servers", 0),
-        ("used_servers", counts.iter().map(|c| c.idle + c.leased + c.opening).sum::<usize>() + listeners),
+        (
+            "used_servers",
+            counts.iter().map(|c| c.idle + c.leased + c.opening).sum::<usize>() + listeners + replication,
+        ),
         ("dns_names", names.iter().filter(|host| is_name(host)).count()),
         ("dns_zones", 0),
         ("dns_queries", 0),

@@ -13,30 +13,48 @@ pub(super) fn table(console: &Console) -> Table {
     let mut table = Table::new(COLUMNS);
     for pool in console.pools.pools() {
         for server in pool.servers() {
-            let state = match server.activity() {
-                _ if server.identity.is_canceled() => "being_canceled",
-                ServerActivity::Active => "active",
-                ServerActivity::Idle => "idle",
-            };
-            table.push(row(&pool.key.user, &pool.key.database, state, &server));
+            table.push(row(&pool.key.user, &pool.key.database, "none", state(&server), &server));
         }
     }
     for listener in console.pools.listeners.all() {
         if let Some(server) = listener.info() {
-            table.push(row(&listener.key.user, &listener.key.database, "listen", &server));
+            table.push(row(&listener.key.user, &listener.key.database, "none", "listen", &server));
         }
+    }
+    for server in console.pools.replication.snapshot() {
+        table.push(row(
+            &server.user,
+            &server.database,
+            server.kind.label(),
+            state(&server.info),
+            &server.info,
+        ));
     }
     table
 }
 
-fn row(user: &str, database: &str, state: &'static str, server: &ServerInfo) -> Vec<Cell> {
+fn state(server: &ServerInfo) -> &'static str {
+    match server.activity() {
+        _ if server.identity.is_canceled() => "being_canceled",
+        ServerActivity::Active => "active",
+        ServerActivity::Idle => "idle",
+    }
+}
+
+fn row(
+    user: &str,
+    database: &str,
+    replication: &'static str,
+    state: &'static str,
+    server: &ServerInfo,
+) -> Vec<Cell> {
     let client = server.client.load(Ordering::Relaxed);
     let lent_at = server.opened_at + Duration::from_micros(server.lent_micros.load(Ordering::Relaxed));
     vec![
         Cell::text("S"),
         Cell::text(user),
         Cell::text(database),
-        Cell::text("none"),
+        Cell::text(replication),
         Cell::text(state),
         Cell::text(&*server.remote.0),
         Cell::count(u64::from(server.remote.1)),

@@ -140,6 +140,7 @@ mod tests {
             local_port: 0,
             tls: None,
             application_name: String::new(),
+            replication: None,
             connected_at: SystemTime::UNIX_EPOCH,
         };
         let key = CancelKey { id: ClientId(id), secret: vec![] };

@@ -1,0 +1,120 @@
+//! Keeps what is known of a database's catalog up to date: one task and one connection to the primary for each
+//! database that is named in the configuration.
+//!
+//! A look is one short query, the fingerprint; all is read only when that has changed. When a look fails nothing
+//! counts as known until one succeeds: statements are then judged by their text alone, and the log says so.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use crate::catalog::{Catalog, FINGERPRINT, LOAD};
+use crate::pool::{DatabaseEntry, Topology};
+use crate::server::ServerConn;
+
+/// Bound on one look, loading included; `health.timeout` if that is longer.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// Time from a failure to the next look, at most.
+const RETRY: Duration = Duration::from_secs(5);
+/// Time between two looks, at least, however much DDL there is.
+const GAP: Duration = Duration::from_millis(50);
+
+/// Looks at one database.
+pub(super) struct Keeper {
+    entry: Arc<DatabaseEntry>,
+    topology: Arc<Topology>,
+    connection: Option<ServerConn>,
+}
+
+impl Keeper {
+    pub(super) fn new(entry: Arc<DatabaseEntry>, topology: Arc<Topology>) -> Self {
+        Self { entry, topology, connection: None }
+    }
+
+    /// Whether there is anything to keep: not for names that clients thought of, nor when it is switched off.
+    pub(super) fn is_for(entry: &DatabaseEntry) -> bool {
+        entry.settings.name != "*" && !entry.settings.routing.catalog_refresh.is_zero()
+    }
+
+    /// Looks until dropped.
+    pub(super) async fn run(mut self) {
+        let refresh = self.entry.settings.routing.catalog_refresh;
+        loop {
+            let generation = self.entry.catalog.generation();
+            let limit = LOOK_LIMIT.max(self.topology.config.health.timeout);
+            let outcome = match timeout(limit, self.look(generation)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(format!("not read within {} s", limit.as_secs())),
+            };
+            let mut pause = refresh;
+            if let Err(error) = outcome {
+                self.connection = None;
+                pause = refresh.min(RETRY);
+                if self.entry.catalog.failed(generation, &error) {
+                    tracing::warn!(
+                        database = self.entry.name,
+                        error,
+                        "catalog could not be read; statements are judged by their text alone"
+                    );
+                }
+            }
+            tokio::time::sleep(GAP).await;
+            let cell = &self.entry.catalog;
+            let wanted = poll_fn(|cx| if cell.poll_wanted(cx) { Poll::Ready(()) } else { Poll::Pending });
+            let _ = timeout(pause, wanted).await;
+        }
+    }
+
+    async fn look(&mut self, generation: u64) -> Result<(), String> {
+        let sql =
+            format!("SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(); {FINGERPRINT}");
+        let rows = self.ask(&sql).await?;
+        let field = |row: usize| rows.get(row).and_then(|row| row.first()).and_then(Option::as_deref);
+        // What a standby shows may be older than what clients have done.
+        if field(0) != Some("f") {
+            return Err("the node is in recovery, not the primary".to_owned());
+        }
+        let fingerprint = field(1).ok_or("unexpected answer")?.to_owned();
+        let cell = Arc::clone(&self.entry.catalog);
+        if cell.fingerprint().as_ref() == Some(&fingerprint) {
+            cell.confirmed(generation, Instant::now());
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let rows = self.ask(LOAD).await?;
+        let catalog = Catalog::from_rows(&rows).map_err(|error| error.to_string())?;
+        let (relations, functions) = catalog.counts();
+        let bytes = catalog.weight();
+        let took = begun.elapsed();
+        let first = cell.loaded(generation, fingerprint, catalog, Instant::now());
+        tracing::debug!(
+            database = self.entry.name,
+            relations,
+            functions,
+            bytes,
+            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            current = first,
+            "catalog read"
+        );
+        Ok(())
+    }
+
+    /// Asks on the connection there is, and once more on a new one if that has died.
+    async fn ask(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, String> {
+        if let Some(mut connection) = self.connection.take()
+            && let Ok(rows) = connection.simple_query(sql).await
+        {
+            self.connection = Some(connection);
+            return Ok(rows);
+        }
+        let user = self.topology.probe_user(&self.entry).ok_or("no user may use this database")?;
+        let target = self.topology.target(&self.entry, &user, &self.entry.cluster.primary);
+        let mut connection = ServerConn::connect(&target).await.map_err(|error| error.to_string())?;
+        let rows = connection.simple_query(sql).await.map_err(|error| error.to_string())?;
+        self.connection = Some(connection);
+        Ok(rows)
+    }
+}

@@ -1,0 +1,41 @@
+"""SQLAlchemy's tests of its PostgreSQL dialect, and those of its core that need a database."""
+
+import tools
+
+VERSION = "2.1.9"
+DIALECT = ["test/dialect/postgresql", "test/dialect/test_suite.py"]
+CORE = ["test/engine", "test/sql", "test/base"]
+# Schemas its README asks for.
+SETUP = "CREATE SCHEMA test_schema; CREATE SCHEMA test_schema_2; CREATE EXTENSION hstore; CREATE EXTENSION citext;"
+
+
+class Variant:
+    def __init__(self, driver):
+        self.driver = driver
+        self.name = f"sqlalchemy-{driver}"
+
+    def __str__(self):
+        return self.name
+
+    def versions(self):
+        return f"SQLAlchemy {VERSION}"
+
+    def run(self, target, selection, log):
+        python = tools.environment("python")
+        tests = tools.tests_alone(tools.source("SQLAlchemy", VERSION), "test", "setup.cfg", "pyproject.toml")
+        target.servers.drop_roles()
+        target.servers.fresh_databases("sqlalchemy")
+        target.servers.psql(SETUP, "sqlalchemy")
+        target.servers.psql("ALTER DATABASE sqlalchemy SET password_encryption = 'scram-sha-256'")
+        target.servers.catch_up()
+        url = f"postgresql+{self.driver}://postgres:{target.password}@127.0.0.1:{target.port}/sqlalchemy"
+        environ = target.environment("sqlalchemy", PYTHONPATH=str(tools.HERE), PYTHONHASHSEED="0")
+        which = DIALECT if selection in ("ci", "database") else DIALECT + CORE
+        command = [python, "-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider", "--dburi", url]
+        command += ["--maxfail=1000000", "--backend-only", *which, *tools.picked(selection)]
+        return tools.recorded(command, tests, environ, log, 3000)
+
+
+def variants(selection):
+    drivers = ("psycopg",) if selection == "ci" else ("psycopg", "psycopg2", "asyncpg")
+    return [Variant(driver) for driver in drivers]

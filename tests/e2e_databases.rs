@@ -1,0 +1,159 @@
+//! CREATE DATABASE … TEMPLATE, DROP DATABASE and ALTER DATABASE … RENAME of databases that were in use:
+//! what pgweir keeps open is in nobody's way.
+#![allow(clippy::pedantic, clippy::unwrap_used, clippy::panic, reason = "test code outside a #[test]")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::talk::{Until, ask, comparable, read, send, sqlstate, startup, until};
+use support::wire::{Message, RawClient};
+use support::{Pgweir, TestDatabase};
+
+/// The database itself, an alias of it, everything else by wildcard; connections kept open; two users.
+fn front(database: &TestDatabase) -> Pgweir {
+    let (cluster, name) = (support::cluster(), &database.name);
+    let nodes = format!(
+        "primary: \"{}\"\n    replicas: [\"{}\", \"{}\"]",
+        cluster.address(0),
+        cluster.address(1),
+        cluster.address(2)
+    );
+    Pgweir::start(&format!(
+        "pool: {{size: 3, min_size: 2, checkout_timeout: 15s}}\n\
+         databases:\n  {name}:\n    {nodes}\n  alias:\n    {nodes}\n    database: {name}\n  \"*\":\n    {nodes}\n\
+         users:\n  app: {{password: app}}\n  postgres: {{password: {}}}\n\
+         health: {{user: app}}\nadmin: {{users: [app]}}\n",
+        cluster.superuser_password
+    ))
+}
+
+fn run(client: &mut RawClient, sql: &str) -> Vec<Message> {
+    client.send(&send().query(sql).0);
+    read(client, Until::Ready(1))
+}
+
+fn login_state(port: u16, database: &str) -> Option<String> {
+    let client = RawClient::connect(port).log_in(&startup(database, &[]));
+    sqlstate(&client.greeting)
+}
+
+/// Uses the database on all nodes, by all users and names.
+fn use_it(pgweir: &Pgweir, name: &str) {
+    for database in [name, "alias"] {
+        let mut clients: Vec<_> = (0..3).map(|_| RawClient::login(pgweir.port, database)).collect();
+        for client in &mut clients {
+            // Reads, which go to replicas, and writes.
+            client.send(&send().query("SELECT 1").query("SELECT pg_current_xact_id_if_assigned()").0);
+        }
+        for client in &mut clients {
+            assert!(sqlstate(&read(client, Until::Ready(2))).is_none());
+        }
+    }
+    let mut psql = std::process::Command::new(support::cluster().programs.join("psql"));
+    psql.args(["-X", "-q", "-h", "127.0.0.1", "-p", &pgweir.port.to_string(), "-U", "postgres", "-d", name])
+        .args(["-c", "CREATE TABLE IF NOT EXISTS of_postgres (i int); GRANT SELECT ON of_postgres TO app"])
+        .env("PGPASSWORD", &support::cluster().superuser_password);
+    assert!(psql.status().unwrap().success());
+}
+
+fn connections(name: &str) -> usize {
+    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'");
+    support::cluster().psql(0, "postgres", &sql).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_database_that_was_used_can_be_cloned_renamed_and_dropped() {
+    let database = support::database();
+    let name = &database.name;
+    let pgweir = front(&database);
+    let mut master = RawClient::login(pgweir.port, "postgres");
+    let mut connected = RawClient::login(pgweir.port, name);
+    // PostgreSQL waits five seconds before it gives up: an answer much earlier says that nobody was there.
+    let mut at_once = |sql: &str| {
+        let begun = Instant::now();
+        let answer = run(&mut master, sql);
+        assert_eq!(
+            sqlstate(&answer),
+            None,
+            "{sql}: {:?}",
+            answer.into_iter().map(comparable).collect::<Vec<_>>()
+        );
+        assert!(begun.elapsed() < Duration::from_secs(4), "{sql} took {:?}", begun.elapsed());
+    };
+    for round in 0..2 {
+        use_it(&pgweir, name);
+        until("connections are kept", || connections(name) >= 3);
+        assert_eq!(ask(&mut connected, "SELECT 1"), ["1"]);
+        for clone in 1..=3 {
+            at_once(&format!("CREATE DATABASE {name}_{clone} WITH TEMPLATE {name}"));
+        }
+        let mut client = RawClient::login(pgweir.port, &format!("{name}_1"));
+        assert_eq!(ask(&mut client, "SELECT count(*) FROM of_postgres"), ["0"]);
+        at_once(&format!("ALTER DATABASE {name}_1 RENAME TO {name}_4"));
+        for clone in 2..=4 {
+            at_once(&format!("DROP DATABASE \"{name}_{clone}\""));
+        }
+        use_it(&pgweir, name);
+        // Its client holds no server connection, so it is in nobody's way.
+        at_once(&format!("DROP DATABASE IF EXISTS {name}"));
+        assert_eq!(sqlstate(&run(&mut connected, "SELECT 1")).as_deref(), Some("3D000"), "round {round}");
+        assert_eq!(login_state(pgweir.port, name).as_deref(), Some("3D000"));
+        at_once(&format!("CREATE DATABASE {name}"));
+        until("it can be used again", || sqlstate(&run(&mut connected, "SELECT 1")).is_none());
+        assert!(login_state(pgweir.port, name).is_none());
+    }
+    let shown = ask(&mut RawClient::login(pgweir.port, "pgweir"), "SHOW CLUSTER");
+    assert!(shown.iter().all(|row| !row.contains("down")), "{shown:?}");
+    assert!(!pgweir.log().contains("node is down"));
+}
+
+#[test]
+fn in_the_extended_protocol_and_in_session_mode_too() {
+    let database = support::database();
+    let name = &database.name;
+    let pgweir = Pgweir::start(&format!(
+        "pool: {{size: 2, min_size: 2, mode: session}}\ndatabases:\n  \"*\": {{primary: \"{}\"}}\nusers:\n  app: {{password: app}}\n",
+        support::cluster().address(0)
+    ));
+    let mut user = RawClient::login(pgweir.port, name);
+    assert_eq!(ask(&mut user, "SELECT 1"), ["1"]);
+    drop(user);
+    let mut master = RawClient::login(pgweir.port, "postgres");
+    for sql in [format!("CREATE DATABASE {name}_x TEMPLATE = {name}"), format!("DROP DATABASE {name}_x")] {
+        let begun = Instant::now();
+        master.send(&send().run(&sql, &[]).sync().0);
+        assert_eq!(sqlstate(&read(&mut master, Until::Ready(1))), None, "{sql}");
+        assert!(begun.elapsed() < Duration::from_secs(4));
+    }
+}
+
+#[test]
+fn who_uses_a_database_is_in_the_way_as_without_us() {
+    let database = support::database();
+    let name = &database.name;
+    let pgweir = front(&database);
+    let mut user = RawClient::login(pgweir.port, name);
+    ask(&mut user, "BEGIN");
+    ask(&mut user, "SELECT pg_current_xact_id()");
+    let mut waiting = RawClient::login(pgweir.port, name);
+    let mut master = RawClient::login(pgweir.port, "postgres");
+    master.send(&send().query(format!("DROP DATABASE {name}")).0);
+    std::thread::sleep(Duration::from_millis(300));
+    // Meanwhile others wait, and are served when it is over.
+    waiting.send(&send().query("SELECT 7").0);
+    let heard: Vec<_> = read(&mut master, Until::Ready(1)).into_iter().map(comparable).collect();
+    let postgresql = format!(
+        "E  55006 | database \"{name}\" is being accessed by other users | There is 1 other session using the database. | "
+    );
+    assert_eq!(heard, [&*postgresql, "Z I"]);
+    let answer = read(&mut waiting, Until::Ready(1));
+    assert!(sqlstate(&answer).is_none(), "{answer:?}");
+    ask(&mut user, "COMMIT");
+    // Oneself is in the way of dropping, not of cloning.
+    let own = run(&mut waiting, &format!("DROP DATABASE {name}"));
+    assert_eq!(sqlstate(&own).as_deref(), Some("55006"));
+    let clone = run(&mut waiting, &format!("CREATE DATABASE {name}_own TEMPLATE {name}"));
+    assert_eq!(sqlstate(&clone), None);
+    assert_eq!(sqlstate(&run(&mut waiting, &format!("DROP DATABASE {name}_own"))), None);
+}
