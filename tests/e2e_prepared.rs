@@ -480,3 +480,162 @@ fn what_is_skipped_has_not_happened() {
         c(0).run("s").sync(),
     ]);
 }
+
+fn column_types(body: &[u8]) -> Vec<u32> {
+    let mut reader = pgweir::protocol::Reader::new(body);
+    (0..reader.i16().unwrap())
+        .map(|_| {
+            reader.cstr().unwrap();
+            let rest = reader.bytes(18).unwrap();
+            u32::from_be_bytes(rest[6..10].try_into().unwrap())
+        })
+        .collect()
+}
+
+/// What a row holds in its first column, and of which type the client takes it to be.
+fn first_value(body: &[u8]) -> String {
+    let length = i32::from_be_bytes(body[2..6].try_into().unwrap()) as usize;
+    String::from_utf8(body[6..6 + length].to_vec()).unwrap()
+}
+
+/// A column changes its type again and again while clients prepare, describe and run: each value is read as what
+/// it is, and who prepares after a change hears nothing of it.
+#[test]
+fn values_are_read_as_what_they_are_while_tables_change() {
+    const CLIENTS: usize = 6;
+    const ROUNDS: usize = 40;
+    let database = support::database();
+    database.on(0, "CREATE TABLE r (v int); INSERT INTO r VALUES (7)");
+    let pgweir = Pgweir::start(&format!("{}{}", ROTATING.replace("size: 2", "size: 4"), database.yaml()));
+    let (port, name) = (pgweir.port, database.name.clone());
+    let changer = {
+        let name = name.clone();
+        std::thread::spawn(move || {
+            let mut client = RawClient::login(port, &name);
+            for round in 0..ROUNDS {
+                let sql = if round % 2 == 0 {
+                    "ALTER TABLE r ALTER v TYPE text USING 't' || v"
+                } else {
+                    "ALTER TABLE r ALTER v TYPE int USING substr(v, 2)::int"
+                };
+                client.send(&q(0, sql).bytes);
+                let answers = client.until_ready(1);
+                assert_eq!(answers[0].0, b'C', "{:?}", comparable(answers.clone()));
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        })
+    };
+    let readers: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let name = name.clone();
+            std::thread::spawn(move || {
+                let mut client = RawClient::login(port, &name);
+                let (mut read, mut refused) = (0, 0);
+                for _ in 0..ROUNDS {
+                    let sql = "SELECT v FROM r";
+                    client.send(&c(0).close("s").parse("s", sql).describe("s").sync().bytes);
+                    let told = client.until_ready(1);
+                    let row = told.iter().find(|(tag, _)| *tag == b'T');
+                    let types =
+                        column_types(&row.unwrap_or_else(|| panic!("{:?}", comparable(told.clone()))).1);
+                    for _ in 0..3 {
+                        client.send(&c(0).run("s").sync().bytes);
+                        let answers = client.until_ready(1);
+                        match answers.iter().find(|(tag, _)| *tag == b'D') {
+                            Some((_, body)) => {
+                                let value = first_value(body);
+                                assert_eq!(
+                                    types == [25],
+                                    value.starts_with('t'),
+                                    "client {number} read {value} as {types:?}"
+                                );
+                                read += 1;
+                            }
+                            None => {
+                                let text = comparable(answers).join(" ");
+                                assert!(text.contains("cached plan must not change result type"), "{text}");
+                                refused += 1;
+                            }
+                        }
+                    }
+                }
+                (read, refused)
+            })
+        })
+        .collect();
+    changer.join().unwrap();
+    let counts: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+    println!("(read, refused): {counts:?}");
+    assert!(counts.iter().all(|(read, _)| *read > 0), "{counts:?}");
+}
+
+/// Ever new statements by clients that close them, and by some that do not: what servers hold stays within its
+/// bounds, and what is over a client's own limit is refused with a hint. `PGWEIR_STATEMENTS` runs the long form.
+#[test]
+fn ever_new_statements_are_bounded() {
+    let statements: usize =
+        std::env::var("PGWEIR_STATEMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(8_000);
+    let database = support::database();
+    let yaml = format!(
+        "workers: 1\npool: {{size: 2, prepared_statements: 50, prepared_statement_memory: 64KiB}}\n\
+         limits: {{prepared_statements_per_client: 100, prepared_statement_memory_per_client: 64KiB}}\n\
+         routing: {{reads: primary}}\n{}",
+        database.yaml()
+    );
+    let pgweir = Pgweir::start(&yaml);
+    let memory = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pgweir.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let filler = "x".repeat(900);
+    let mut clients: Vec<_> = (0..4).map(|_| RawClient::login(pgweir.port, &database.name)).collect();
+    let mut before = 0;
+    for number in 0..statements {
+        let client = &mut clients[number % 4];
+        let sql = format!("SELECT {number} AS c{number} /* {filler} */");
+        client.send(&c(0).parse("s", &sql).run("s").close("s").sync().bytes);
+        let answers = client.until_ready(1);
+        assert!(
+            answers.iter().any(|(tag, body)| *tag == b'D' && body.ends_with(number.to_string().as_bytes()))
+        );
+        if number == statements / 4 {
+            before = memory();
+        }
+    }
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 24 * 1024, "{grown} KiB more after {statements} statements");
+    for _ in 0..4 {
+        clients[0].send(&q(0, "SELECT count(*) FROM pg_prepared_statements").bytes);
+        let answers = clients[0].until_ready(1);
+        let held: usize =
+            first_value(&answers.iter().find(|(tag, _)| *tag == b'D').unwrap().1).parse().unwrap();
+        assert!(held <= 51, "{held} on a server connection");
+    }
+    // By number, then by bytes; after the refusal the client goes on with what it has.
+    let refusal = |client: &mut RawClient, sql: &dyn Fn(usize) -> String| {
+        for number in 0.. {
+            let name = format!("kept{number}");
+            client.send(&c(0).parse(&name, &sql(number)).sync().bytes);
+            let answers = client.until_ready(1);
+            if answers[0].0 == b'E' {
+                client.send(&c(0).run("kept0").sync().bytes);
+                assert!(client.until_ready(1).iter().any(|(tag, _)| *tag == b'D'));
+                return (number, comparable(answers).join(" "));
+            }
+        }
+        unreachable!()
+    };
+    let (number, error) = refusal(&mut clients[1], &|number| format!("SELECT {number}"));
+    assert!(
+        number == 100 && error.contains("C53400") && error.contains("limits.prepared_statements_per_client"),
+        "{number} {error}"
+    );
+    let (number, error) = refusal(&mut clients[2], &|number| format!("SELECT {number} /* {filler} */"));
+    assert!(
+        number < 100
+            && error.contains("C53400")
+            && error.contains("limits.prepared_statement_memory_per_client"),
+        "{number} {error}"
+    );
+}
