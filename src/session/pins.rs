@@ -82,11 +82,6 @@ impl ClientSession {
         self.pin = Some(Pinned { reason, pool: Arc::clone(&pool) });
         self.context.clients.count_pin(reason);
         tracing::info!(client, reason = reason.label(), cause, pool = %pool.key, pins, "client keeps its server connection");
-        let size = pool.settings().size;
-        // Said when it passes half, not again with each pin beyond.
-        if pins == size / 2 + 1 {
-            tracing::warn!(pool = %pool.key, pins, size, "more than half of a pool is kept by clients for their session state; SHOW PINS tells by whom");
-        }
         match self.topology.config.limits.pins {
             0 => Ok(()),
             limit if pins > limit => Err(SessionError::Refused(Box::new(too_many_pins(limit, reason)))),

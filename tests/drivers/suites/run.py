@@ -12,6 +12,7 @@ import importlib
 import json
 import pathlib
 import signal
+import subprocess
 import sys
 
 import outcomes
@@ -103,8 +104,8 @@ def main():
         for variant in chosen:
             try:
                 directly, through = one(cluster, variant, options)
-            except Failed as failure:
-                say(f"  {variant}: {failure}")
+            except (Failed, OSError, subprocess.SubprocessError) as failure:
+                say(f"  {variant}: {failure} {getattr(failure, 'stderr', '') or ''}")
                 failed.append(str(variant))
                 continue
             differences = outcomes.compare(str(variant), directly, through, known)

@@ -23,6 +23,10 @@ class Variant:
     def run(self, target, selection, log):
         python = tools.environment("python")
         tests = tools.tests_alone(tools.source("SQLAlchemy", VERSION), "test", "setup.cfg", "pyproject.toml")
+        # Its conftest.py looks for the package beside the tests.
+        packages = next((python.parents[1] / "lib").glob("python3*/site-packages"))
+        if not (tests / "lib").exists():
+            (tests / "lib").symlink_to(packages)
         target.servers.drop_roles()
         target.servers.fresh_databases("sqlalchemy")
         target.servers.psql(SETUP, "sqlalchemy")
