@@ -193,7 +193,9 @@ fn the_words_are_postgresqls() {
 fn stream(pgweir: &Pgweir, database: &TestDatabase) -> RawClient {
     let named = startup("replication", &[("replication", "1"), ("application_name", &database.name)]);
     let mut client = RawClient::connect(pgweir.port).log_in(&named);
-    client.send(&send().query(format!("START_REPLICATION PHYSICAL {}", insert_position(database))).0);
+    // What is not flushed yet cannot be asked for.
+    let flushed = database.on(0, "SELECT pg_current_wal_flush_lsn()");
+    client.send(&send().query(format!("START_REPLICATION PHYSICAL {}", flushed.trim())).0);
     read(&mut client, Until::Tag(b'W'));
     client
 }

@@ -137,7 +137,8 @@ fn slow_readers_cost_bounded_memory() {
     });
     assert!(counts.iter().all(|count| *count > megabytes * 1_000_000), "{counts:?}");
     let peak = peak_memory(&pgweir);
-    assert!(peak < 64, "{peak} MB for {megabytes} MB to each of four slow readers");
+    // A debug build that has just started takes some 30 MB itself; all four answers would be 240.
+    assert!(peak < 128, "{peak} MB for {megabytes} MB to each of four slow readers");
 }
 
 /// COPY FROM a client that sends faster than the server takes, into a pool of one, and one that waits behind it.
