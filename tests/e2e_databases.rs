@@ -97,6 +97,8 @@ fn a_database_that_was_used_can_be_cloned_renamed_and_dropped() {
         use_it(&pgweir, name);
         // Its client holds no server connection, so it is in nobody's way.
         at_once(&format!("DROP DATABASE IF EXISTS {name}"));
+        // A replica that has not replayed the DROP still has it.
+        support::cluster().wait_caught_up(0).unwrap();
         assert_eq!(sqlstate(&run(&mut connected, "SELECT 1")).as_deref(), Some("3D000"), "round {round}");
         assert_eq!(login_state(pgweir.port, name).as_deref(), Some("3D000"));
         at_once(&format!("CREATE DATABASE {name}"));
