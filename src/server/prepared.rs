@@ -2,14 +2,17 @@
 //! of definitions that a server connection holds under our own names.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 use hashbrown::HashMap as FastMap;
 use parking_lot::Mutex;
 
 use crate::sql::Statement;
+
+use super::settings::Settings;
+use super::simple::RowShape;
 
 /// What a Parse defined: text, parameter types, and what the text means.
 #[derive(Debug)]
@@ -24,8 +27,25 @@ pub struct Definition {
     pub types: Box<[u8]>,
     /// What it means for routing.
     pub statement: Arc<Statement>,
+    /// The client's settings that decide how its text is read.
+    pub reading: Settings,
     /// Some server has parsed it: another client that prepares the same need not wait for one.
     pub is_valid: AtomicBool,
+}
+
+/// What our names on servers begin with. Different in each process, so that a name that a client has from
+/// another pgweir, in front of this one or behind it, is not one of ours.
+static PREFIX: LazyLock<String> =
+    LazyLock::new(|| format!("pgweir_{:08x}_", RandomState::new().hash_one(0) & 0xffff_ffff));
+
+/// Whether this could be the name of one of our statements on servers.
+pub fn is_server_name(name: &[u8]) -> bool {
+    name.starts_with(PREFIX.as_bytes())
+}
+
+/// A statement on a server that is there to be in the way.
+pub fn decoy_name() -> String {
+    format!("{}0", *PREFIX)
 }
 
 /// All definitions in use, so that equal ones are one. Holds them weakly: a definition lives as long as
@@ -61,50 +81,41 @@ impl Texts {
     }
 }
 
-#[derive(Debug)]
-struct Key(Box<[u8]>, Box<[u8]>, bool, u64);
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    sql: Box<[u8]>,
+    types: Box<[u8]>,
+    /// Database, and how the client means its literals.
+    scope: Box<str>,
+    /// That of the catalog.
+    epoch: u64,
+}
 
 impl Key {
     fn bytes(&self) -> usize {
-        self.0.len() + self.1.len() + Texts::ENTRY_BYTES
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0 && self.1 == other.1 && self.2 == other.2 && self.3 == other.3
-    }
-}
-
-impl Eq for Key {}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-        self.1.hash(state);
-        self.2.hash(state);
-        self.3.hash(state);
+        self.sql.len() + self.types.len() + self.scope.len() + Texts::ENTRY_BYTES
     }
 }
 
 impl Definitions {
-    /// The definition of this text and these types. `conforming` is the client's
-    /// `standard_conforming_strings`: the same text may mean something else without it. `epoch` is that of the
-    /// catalog: a type made anew under the same name has another number.
+    /// The definition of this text and these types in `scope`: the same text may mean something else in
+    /// another one. `reading` are the settings that the scope tells apart. `epoch` is that of the catalog: a
+    /// type made anew under the same name has another number.
     pub fn intern(
         &self,
         sql: &[u8],
         types: &[u8],
-        conforming: bool,
+        scope: &str,
         epoch: u64,
+        reading: &Settings,
         statement: &Arc<Statement>,
     ) -> Arc<Definition> {
         let mut texts = self.by_text.lock();
-        let key = Key(sql.into(), types.into(), conforming, epoch);
+        let key = Key { sql: sql.into(), types: types.into(), scope: scope.into(), epoch };
         if let Some(found) = texts.map.get(&key).and_then(Weak::upgrade) {
             return found;
         }
-        let definition = self.unshared(sql, types, statement);
+        let definition = self.unshared(sql, types, reading, statement);
         texts.sweep_if_grown();
         let bytes = key.bytes();
         if texts.map.insert(key, Arc::downgrade(&definition)).is_none() {
@@ -113,15 +124,23 @@ impl Definitions {
         definition
     }
 
-    /// A definition that is not shared: for unnamed statements, which come and go.
-    pub fn unshared(&self, sql: &[u8], types: &[u8], statement: &Arc<Statement>) -> Arc<Definition> {
+    /// A definition that is not shared: for unnamed statements, which come and go, and for those whose literals
+    /// mean what nobody else knows.
+    pub fn unshared(
+        &self,
+        sql: &[u8],
+        types: &[u8],
+        reading: &Settings,
+        statement: &Arc<Statement>,
+    ) -> Arc<Definition> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         Arc::new(Definition {
             id,
-            server_name: format!("pgweir_{id}"),
+            server_name: format!("{}{id}", *PREFIX),
             sql: sql.into(),
             types: types.into(),
             statement: Arc::clone(statement),
+            reading: reading.clone(),
             is_valid: AtomicBool::new(false),
         })
     }
@@ -141,7 +160,7 @@ impl Definitions {
 /// used for long leave first.
 #[derive(Debug, Default)]
 pub struct PreparedSet {
-    held: FastMap<u64, (Arc<Definition>, u64)>,
+    held: FastMap<u64, Held>,
     /// Ids in order of their use, as far as it has been looked at: an entry that was used since is put back
     /// at the end when its turn comes, so that a use costs no more than a number.
     order: VecDeque<(u64, u64)>,
@@ -149,6 +168,22 @@ pub struct PreparedSet {
     clock: u64,
     /// Something was added since the last look at the bounds.
     grew: bool,
+    /// Still on the server, and to be closed before they are prepared again.
+    doomed: Vec<Arc<Definition>>,
+    /// Prepared in a transaction whose settings are its own.
+    tainted: Vec<u64>,
+    /// The statement that is in the way of a name is there.
+    pub has_decoy: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    definition: Arc<Definition>,
+    used: u64,
+    /// What it gives back, when we know. The server sees to it that this does not change.
+    shape: Option<RowShape>,
+    /// The epoch of the catalog in which it was prepared.
+    catalog: u64,
 }
 
 impl PreparedSet {
@@ -158,31 +193,65 @@ impl PreparedSet {
         self.clock += 1;
         match self.held.get_mut(&id) {
             Some(entry) => {
-                entry.1 = self.clock;
+                entry.used = self.clock;
                 true
             }
             None => false,
         }
     }
 
+    /// Whether it was prepared before the catalog changed to `catalog`.
+    #[inline]
+    pub fn is_older(&self, id: u64, catalog: u64) -> bool {
+        self.held.get(&id).is_some_and(|entry| entry.catalog != catalog)
+    }
+
+    /// What it gives back, if that is known.
+    pub fn shape(&self, id: u64) -> Option<RowShape> {
+        self.held.get(&id)?.shape
+    }
+
+    /// The server has told what it gives back.
+    pub fn describe(&mut self, id: u64, shape: RowShape) {
+        if let Some(entry) = self.held.get_mut(&id) {
+            entry.shape = Some(shape);
+        }
+    }
+
+    /// It was prepared under settings that nobody else has: after the transaction it is of no use.
+    pub fn taint(&mut self, id: u64) {
+        self.tainted.push(id);
+    }
+
+    /// The transaction is over.
+    #[inline]
+    pub fn drop_tainted(&mut self) {
+        for id in std::mem::take(&mut self.tainted) {
+            let definition = self.remove(id);
+            self.doomed.extend(definition);
+        }
+    }
+
     /// Records that the server has it (or will, once the Parse before it is done).
-    pub fn insert(&mut self, definition: Arc<Definition>) {
+    pub fn insert(&mut self, definition: Arc<Definition>, catalog: u64) {
         self.clock += 1;
         let (id, bytes) = (definition.id, definition.sql.len());
         self.grew = true;
-        if self.held.insert(id, (definition, self.clock)).is_none() {
+        self.doomed.retain(|doomed| doomed.id != id);
+        let entry = Held { definition, used: self.clock, shape: None, catalog };
+        if self.held.insert(id, entry).is_none() {
             self.bytes += bytes;
             self.order.push_back((id, self.clock));
         }
     }
 
     /// Records that the server does not have it.
-    pub fn remove(&mut self, id: u64) {
-        if let Some((definition, _)) = self.held.remove(&id) {
-            self.bytes -= definition.sql.len();
-            // Rare: a Parse that failed, a plan that is stale.
-            self.order.retain(|(held, _)| *held != id);
-        }
+    pub fn remove(&mut self, id: u64) -> Option<Arc<Definition>> {
+        let Held { definition, .. } = self.held.remove(&id)?;
+        self.bytes -= definition.sql.len();
+        // Rare: a Parse that failed, a plan that is stale.
+        self.order.retain(|(held, _)| *held != id);
+        Some(definition)
     }
 
     /// Whether the bounds are to be looked at: something was added since this was asked last.
@@ -194,10 +263,10 @@ impl PreparedSet {
     /// Takes out what is over `count` or `bytes`, least recently used first, never what was used since `since`
     /// (the clock at the start of a batch).
     pub fn evict(&mut self, count: usize, bytes: usize, since: u64) -> Vec<Arc<Definition>> {
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.doomed);
         while self.held.len() > count.max(1) || (self.bytes > bytes && self.held.len() > 1) {
             let Some((id, seen)) = self.order.pop_front() else { break };
-            let Some(used) = self.held.get(&id).map(|(_, used)| *used) else { continue };
+            let Some(used) = self.held.get(&id).map(|entry| entry.used) else { continue };
             if used > seen {
                 self.order.push_back((id, used));
                 continue;
@@ -206,7 +275,7 @@ impl PreparedSet {
                 self.order.push_front((id, seen));
                 break;
             }
-            if let Some((definition, _)) = self.held.remove(&id) {
+            if let Some(Held { definition, .. }) = self.held.remove(&id) {
                 self.bytes -= definition.sql.len();
                 out.push(definition);
             }
@@ -247,7 +316,7 @@ mod tests {
 
     fn definition(definitions: &Definitions, sql: &str) -> Arc<Definition> {
         let statement = StatementCache::new(1 << 20).analyze(sql.as_bytes(), LexOptions::default());
-        definitions.intern(sql.as_bytes(), b"\0\0", true, 0, &statement)
+        definitions.intern(sql.as_bytes(), b"\0\0", "", 0, &Settings::none(), &statement)
     }
 
     #[test]
@@ -269,7 +338,7 @@ mod tests {
         let (definitions, mut set) = (Definitions::default(), PreparedSet::default());
         let all: Vec<_> = (0..5).map(|n| definition(&definitions, &format!("SELECT a{n}"))).collect();
         for definition in &all {
-            set.insert(Arc::clone(definition));
+            set.insert(Arc::clone(definition), 0);
         }
         assert!(set.touch(all[0].id) && set.touch(all[1].id) && !set.touch(0));
         let gone = set.evict(3, usize::MAX, set.clock());
@@ -288,7 +357,7 @@ mod tests {
     fn many_statements_cost_no_more_than_they_must() {
         let (definitions, mut set) = (Definitions::default(), PreparedSet::default());
         for number in 0..20_000 {
-            set.insert(definition(&definitions, &format!("SELECT a{number}")));
+            set.insert(definition(&definitions, &format!("SELECT a{number}")), 0);
             set.evict(100, 1_000_000, set.clock());
         }
         assert_eq!((set.len(), set.order.len()), (100, 100));

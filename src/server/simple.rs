@@ -127,7 +127,7 @@ pub fn row_shape(body: &[u8]) -> RowShape {
 }
 
 impl ServerConn {
-    /// Prepares a definition anew, in place of the one the server has under that name. Answers the shape of its
+    /// Prepares a definition anew under `name`, in place of what the server has there. Answers the shape of its
     /// rows, or the body of the server's error.
     ///
     /// # Cancel safety
@@ -135,9 +135,10 @@ impl ServerConn {
     pub async fn prepare_again(
         &mut self,
         definition: &Definition,
+        name: &[u8],
     ) -> Result<Result<RowShape, Vec<u8>>, QueryError> {
         loop {
-            let outcome = self.prepare_once(definition).await?;
+            let outcome = self.prepare_once(definition, name).await?;
             let canceled =
                 |body: &Vec<u8>| ErrorFields::read(body).sqlstate() == Some(SqlState::QUERY_CANCELED);
             // As in `simple_query`.
@@ -153,14 +154,15 @@ impl ServerConn {
     async fn prepare_once(
         &mut self,
         definition: &Definition,
+        name: &[u8],
     ) -> Result<Result<RowShape, Vec<u8>>, QueryError> {
         self.begin_exchange();
-        let name = definition.server_name.as_bytes();
         extended::close_statement(&mut self.wire.outbox, name);
         Parse { name, sql: &definition.sql, types: &definition.types }.write(&mut self.wire.outbox, name);
         extended::describe_statement(&mut self.wire.outbox, name);
         frontend::sync(&mut self.wire.outbox);
         self.wire.flush().await?;
+        let mut heard = BytesMut::new();
         let mut outcome = Ok(row_shape(b""));
         loop {
             let cut = frame::split(&self.wire.inbox, SERVER_FRAME_LIMIT)
@@ -173,6 +175,14 @@ impl ServerConn {
             match tag {
                 BackendTag::ROW_DESCRIPTION => outcome = Ok(row_shape(body)),
                 BackendTag::ERROR_RESPONSE => outcome = Err(body.to_vec()),
+                BackendTag::NOTIFICATION_RESPONSE => {
+                    heard.extend_from_slice(self.wire.inbox.get(..header.total_len).unwrap_or_default());
+                }
+                BackendTag::PARAMETER_STATUS => {
+                    if let Ok((name, value)) = parameters::parse(body) {
+                        self.parameters.insert(name, value);
+                    }
+                }
                 BackendTag::READY_FOR_QUERY => {
                     let status = body.first().copied().and_then(TransactionStatus::from_byte);
                     self.status = status.ok_or_else(|| QueryError::Protocol("bad ReadyForQuery".into()))?;
@@ -181,6 +191,7 @@ impl ServerConn {
             }
             self.wire.inbox.advance(header.total_len);
             if tag == BackendTag::READY_FOR_QUERY {
+                self.notifications.unsplit(heard);
                 self.end_exchange();
                 return Ok(outcome);
             }

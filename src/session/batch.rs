@@ -14,9 +14,11 @@ use smallvec::SmallVec;
 
 use crate::pool::ServerLease;
 use crate::protocol::extended::{self, Bind, Parse, Target as Named};
-use crate::protocol::{ErrorResponse, FrontendTag, SqlState, TransactionStatus, backend, frame, frontend};
+use crate::protocol::{
+    ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
+};
 use crate::route::Work;
-use crate::server::Definition;
+use crate::server::{Definition, decoy_name, is_server_name};
 use crate::sql::{
     Effect, Fingerprint, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set,
 };
@@ -25,14 +27,12 @@ use super::client::ClientSession;
 use super::context::SessionContext;
 use super::databases;
 use super::error::SessionError;
-use super::exchange::{Expect, Failure, Name, Undo};
+use super::exchange::{Described, Expect, Failure, Name, Undo};
+use super::reading::{self, Reading};
 use super::resets::MAY_RESET;
 use super::sql_names::{NAMES_STATEMENTS, deallocated, is_deallocate_all, names_in};
 use super::state::{MAY_COMPOSE, MAY_SET, dotted_names};
 use super::statements::ClientStatements;
-
-/// How our own names for statements begin on servers.
-const OWN_NAMES: &[u8] = b"pgweir_";
 
 /// What ended a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,10 @@ pub(super) struct Plan {
     /// Those it executes that the client was told about and does not ask about again: where in the batch their
     /// names are, and what they are.
     pub(super) told: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
+    /// Those it uses whose texts were read under other settings than the client has now.
+    pub(super) foreign: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
+    /// It may set something by which texts are read otherwise.
+    pub(super) reads_otherwise: bool,
     /// It changes the catalog for others.
     pub(super) changes_catalog: bool,
     /// It may set something back to the server's own value.
@@ -131,6 +135,8 @@ impl Default for Plan {
             resets: Vec::new(),
             uses_named: false,
             told: SmallVec::new(),
+            foreign: SmallVec::new(),
+            reads_otherwise: false,
             changes_catalog: false,
             may_reset: false,
             is_one_statement: false,
@@ -150,6 +156,10 @@ impl Plan {
             // Temporary objects are nobody else's.
             self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
             self.databases.extend(databases::named(text, lex));
+        }
+        if statement.session.intersects(MAY_READ_OTHERWISE) {
+            self.reads_otherwise |=
+                statement.session.contains(SessionEffects::UNKNOWN_PROCEDURE) || reading::may_change(text);
         }
         self.work = self.work.and(statement);
         self.effects.insert(statement.session);
@@ -214,16 +224,32 @@ impl Plan {
     }
 }
 
+/// What may set something by which texts are read otherwise.
+const MAY_READ_OTHERWISE: SessionEffects = SessionEffects::SETTING
+    .union(SessionEffects::SETTING_LOCAL)
+    .union(SessionEffects::UNKNOWN_PROCEDURE)
+    .union(SessionEffects::DISCARD_ALL);
+
+/// A Bind of a statement that the client was told about.
+struct Told<'a> {
+    portal: &'a [u8],
+    statement: &'a [u8],
+    definition: Arc<Definition>,
+    executed: bool,
+}
+
 /// Finds out what the batch in `bytes` does.
 pub(super) fn plan(
     bytes: &[u8],
     context: &SessionContext,
     lex: LexOptions,
     statements: &ClientStatements,
+    reading: &Reading,
     epoch: u64,
     limit: usize,
 ) -> Result<Plan, SessionError> {
     let mut plan = Plan::default();
+    let mut told: SmallVec<[Told<'_>; 1]> = SmallVec::new();
     // Statements defined in this batch, which later messages of it may use.
     let mut fresh: SmallVec<[(&[u8], Arc<Definition>); 2]> = SmallVec::new();
     // And those closed in it.
@@ -254,6 +280,8 @@ pub(super) fn plan(
                     plan.add_malformed();
                     continue;
                 };
+                // Made anew behind its deallocation: what is left is looked at on the server.
+                plan.deallocated = plan.deallocated.take().filter(|name| name != parse.name);
                 let taken = !parse.name.is_empty()
                     && ((statements.find(parse.name).is_some() && !closed.contains(&parse.name))
                         || fresh.iter().any(|(name, _)| *name == parse.name));
@@ -262,7 +290,7 @@ pub(super) fn plan(
                     plan.is_local = false;
                     continue;
                 }
-                let definition = define(&parse, context, lex, epoch);
+                let definition = define(&parse, context, lex, reading, epoch);
                 if definition.statement.session.intersects(NAMES_STATEMENTS) {
                     // It cannot be described without the statements that it names.
                     let named = names_in(parse.sql, lex, |name| statements.find(name).is_some());
@@ -283,16 +311,30 @@ pub(super) fn plan(
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
                 let old = || statements.find(bind.statement).filter(|_| !closed.contains(&bind.statement));
                 if known.is_none() && statements.has_been_told(bind.statement) {
-                    let name = offset_in(bytes, bind.statement);
                     // What names other statements can only be prepared once those are there.
                     let alone = |d: &&Arc<Definition>| !d.statement.session.intersects(NAMES_STATEMENTS);
-                    plan.told.extend(old().filter(alone).map(|definition| (name, Arc::clone(definition))));
+                    told.extend(old().filter(alone).map(|definition| Told {
+                        portal: bind.portal,
+                        statement: bind.statement,
+                        definition: Arc::clone(definition),
+                        executed: false,
+                    }));
+                }
+                if known.is_none()
+                    && !bind.statement.is_empty()
+                    && let Some(definition) = old().filter(|old| {
+                        !reading.is_the_same(&old.reading)
+                            && !old.statement.session.intersects(NAMES_STATEMENTS)
+                    })
+                {
+                    plan.foreign.push((offset_in(bytes, bind.statement), Arc::clone(definition)));
                 }
                 if let Some(definition) = known.or_else(old) {
                     plan.add(&definition.statement, &definition.sql, lex, statements);
                     if definition.statement.session.intersects(MAY_SET) {
                         // The name of a setting may be a parameter.
                         dotted_names(bind.rest, false, &mut plan.custom_names);
+                        plan.reads_otherwise |= reading::may_change(bind.rest);
                     }
                 } else {
                     // A statement of SQL's PREPARE, if it is one at all: it may do anything.
@@ -301,7 +343,7 @@ pub(super) fn plan(
                     plan.writes = true;
                     plan.sequenced = true;
                 }
-                plan.uses_named |= !bind.statement.is_empty();
+                plan.uses_named |= !bind.statement.is_empty() || !told.is_empty();
                 plan.is_local = false;
                 plan.only_asks = false;
             }
@@ -313,9 +355,15 @@ pub(super) fn plan(
                 plan.is_local = false;
                 plan.only_asks &= target == Named::Statement;
                 plan.uses_named |= target == Named::Statement && !name.is_empty();
-                // Whoever asks is told.
-                plan.told.clear();
+                // Whoever asks is told, for what comes behind.
+                told.retain(|told| {
+                    let asked = if target == Named::Portal { told.portal } else { told.statement };
+                    told.executed || asked != name
+                });
                 if let Some(definition) = statements.find(name).filter(|_| target == Named::Statement) {
+                    if !name.is_empty() && !reading.is_the_same(&definition.reading) {
+                        plan.foreign.push((offset_in(bytes, name), Arc::clone(definition)));
+                    }
                     parsed.push(Arc::clone(definition));
                 }
             }
@@ -330,6 +378,10 @@ pub(super) fn plan(
                 } else {
                     fresh.retain(|(known, _)| *known != name);
                     closed.push(name);
+                    if statements.find(name).is_none() {
+                        // Perhaps one of SQL's PREPARE, which pins.
+                        plan.effects.insert(SessionEffects::DEALLOCATE);
+                    }
                 }
             }
             FrontendTag::SYNC | FrontendTag::FLUSH if body.is_empty() => {}
@@ -342,12 +394,19 @@ pub(super) fn plan(
                 plan.only_asks = false;
                 plan.queries += 1;
             }
-            _ => {
+            tag => {
+                if tag == FrontendTag::EXECUTE && !told.is_empty() {
+                    let portal = Reader::new(body).cstr()?;
+                    told.iter_mut()
+                        .filter(|told| told.portal == portal)
+                        .for_each(|told| told.executed = true);
+                }
                 plan.is_local = false;
                 plan.only_asks = false;
             }
         }
     }
+    plan.told.extend(told.into_iter().map(|told| (offset_in(bytes, told.statement), told.definition)));
     if plan.only_asks {
         // Nothing runs; what is asked about decides, so that the asking sees what the running would.
         for definition in parsed {
@@ -364,13 +423,20 @@ fn offset_in(whole: &[u8], part: &[u8]) -> Range<usize> {
     start..start + part.len()
 }
 
-fn define(parse: &Parse<'_>, context: &SessionContext, lex: LexOptions, epoch: u64) -> Arc<Definition> {
+fn define(
+    parse: &Parse<'_>,
+    context: &SessionContext,
+    lex: LexOptions,
+    reading: &Reading,
+    epoch: u64,
+) -> Arc<Definition> {
     let statement = context.statements.analyze_exact(parse.sql, lex);
+    let (settings, scope) = reading.of(parse.sql);
     // What names other statements means something else to each client.
     if parse.name.is_empty() || statement.session.intersects(NAMES_STATEMENTS) {
-        context.definitions.unshared(parse.sql, parse.types, &statement)
+        context.definitions.unshared(parse.sql, parse.types, settings, &statement)
     } else {
-        context.definitions.intern(parse.sql, parse.types, lex.standard_conforming_strings, epoch, &statement)
+        context.definitions.intern(parse.sql, parse.types, scope, epoch, settings, &statement)
     }
 }
 
@@ -441,7 +507,7 @@ impl ClientSession {
         self.sync_settings(lease, plan.is_lone_setting);
         self.lend_channels(lease);
         if !plan.named_in_sql.is_empty() {
-            self.materialize(lease, &plan.named_in_sql);
+            self.materialize(lease, &plan.named_in_sql, plan.deallocated.as_deref());
         }
         if batch.end == BatchEnd::Query && plan.resets.is_empty() && is_one_query(batch, &self.wire.inbox) {
             let undo = self.statements.set(b"", None);
@@ -480,7 +546,8 @@ impl ClientSession {
         batch: Batch,
     ) -> Result<(), SessionError> {
         self.evict(lease);
-        let mut bound: &[u8] = b"";
+        // Portals of named statements, as far as this batch tells.
+        let mut bound: SmallVec<[(&[u8], &[u8]); 2]> = SmallVec::new();
         let mut definitions = plan.definitions.into_iter();
         let mut rest = bytes;
         while let Some((header, body, tail)) = frame::split(rest, usize::MAX)? {
@@ -496,14 +563,17 @@ impl ClientSession {
                 }
                 FrontendTag::BIND => match Bind::read(body) {
                     Ok(bind) => {
-                        bound = bind.statement;
+                        bound.retain(|(portal, _)| *portal != bind.portal);
+                        if !bind.statement.is_empty() {
+                            bound.push((bind.portal, bind.statement));
+                        }
                         self.build_bind(lease, whole, &bind);
                     }
                     Err(_) => self.build_malformed(lease, whole),
                 },
                 FrontendTag::DESCRIBE | FrontendTag::CLOSE => match extended::target(body) {
                     Ok(named) if header.tag == FrontendTag::DESCRIBE.0 => {
-                        self.build_describe(lease, whole, named, bound);
+                        self.build_describe(lease, whole, named, &bound);
                     }
                     Ok(named) => self.build_close(lease, whole, named),
                     Err(_) => self.build_malformed(lease, whole),
@@ -555,6 +625,13 @@ impl ClientSession {
             self.parse_taken(lease, parse);
             return;
         };
+        let definition = if self.reads_otherwise && !parse.name.is_empty() {
+            // Under settings that nobody else knows: it is not for others.
+            let known = (&definition.reading, &definition.statement);
+            self.context.definitions.unshared(parse.sql, parse.types, known.0, known.1)
+        } else {
+            definition
+        };
         let failed = lease.status == TransactionStatus::Failed;
         if !parse.name.is_empty() && (failed || self.may_have_sql_statements()) {
             // SQL's PREPARE may have taken the name, or the transaction has failed: the server knows.
@@ -587,7 +664,7 @@ impl ClientSession {
             parse.write(&mut lease.wire.outbox, b"");
             lease.unnamed = Some(definition);
             self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
-        } else if lease.prepared.touch(definition.id) {
+        } else if lease.prepared.touch(definition.id) && !self.close_older(lease, &definition) {
             self.exchange.push(Expect::InjectParse(undo));
             return;
         } else {
@@ -597,24 +674,29 @@ impl ClientSession {
                 definition: Some(Arc::clone(&definition)),
                 undo,
             });
-            lease.prepared.insert(definition);
+            lease.prepared.insert(definition, self.catalog_epoch);
         }
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A Parse for a name that the client has in use: the server refuses it, after whatever else it finds wrong
-    /// with it.
+    /// A Parse for a name that the client has in use: the server is asked to parse the text under the name of a
+    /// statement that it has, so that whatever is wrong comes in its own words and order.
     fn parse_taken(&mut self, lease: &mut ServerLease, parse: &Parse<'_>) {
         let own = lease.client_names.iter().any(|known| **known == *parse.name);
-        let taken = self.statements.find(parse.name).map(Arc::clone).filter(|_| !own);
-        let Some(taken) = taken else {
+        if own || self.statements.find(parse.name).is_none() {
             // It is there under the client's own name, unless SQL deallocates it first.
-            let definition = define(parse, &self.context, self.lex, self.catalog_epoch());
+            self.reading.refresh(&self.settings);
+            let definition = define(parse, &self.context, self.lex, &self.reading, self.catalog_epoch);
             self.parse_by_own_name(lease, parse, definition);
             return;
-        };
-        self.ensure_prepared(lease, &taken, true);
-        parse.write(&mut lease.wire.outbox, taken.server_name.as_bytes());
+        }
+        let decoy = decoy_name();
+        if !std::mem::replace(&mut lease.prepared.has_decoy, true) {
+            Parse { name: decoy.as_bytes(), sql: b"", types: b"\0\0" }
+                .write(&mut lease.wire.outbox, decoy.as_bytes());
+            self.exchange.push(Expect::Decoy);
+        }
+        parse.write(&mut lease.wire.outbox, decoy.as_bytes());
         self.exchange.push(Expect::Taken(Name::from_slice(parse.name)));
     }
 
@@ -626,7 +708,7 @@ impl ClientSession {
             extended::close_statement(&mut lease.wire.outbox, b"");
             self.exchange.push(Expect::OwnDrop);
             lease.unnamed = None;
-        } else if name.starts_with(OWN_NAMES) {
+        } else if is_server_name(name) {
             let message = format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name));
             self.fail_on_server(lease, ErrorResponse::error(SqlState::INVALID_STATEMENT_NAME, message));
             return;
@@ -635,14 +717,26 @@ impl ClientSession {
         self.exchange.push(expect);
     }
 
+    /// Closes a statement that was prepared before the catalog changed: its plan may be stale, and whoever has
+    /// prepared it since must not hear of that.
+    fn close_older(&mut self, lease: &mut ServerLease, definition: &Definition) -> bool {
+        if !lease.prepared.is_older(definition.id, self.catalog_epoch) {
+            return false;
+        }
+        extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
+        self.exchange.push(Expect::OwnClose);
+        true
+    }
+
     /// A Parse under the client's own name, on a connection where SQL's PREPARE may have used it.
     fn parse_by_own_name(&mut self, lease: &mut ServerLease, parse: &Parse<'_>, definition: Arc<Definition>) {
         parse.write(&mut lease.wire.outbox, parse.name);
-        if !lease.client_names.iter().any(|known| **known == *parse.name) {
+        let added = !lease.client_names.iter().any(|known| **known == *parse.name);
+        if added {
             lease.client_names.push(parse.name.into());
         }
         let undo = self.statements.set(parse.name, Some(definition));
-        self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
+        self.exchange.push(Expect::ParseByName { added, undo });
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -652,11 +746,14 @@ impl ClientSession {
             Parse { name, sql: &definition.sql, types: &definition.types }.write(out, name);
         };
         if named {
-            if lease.prepared.touch(definition.id) {
+            if lease.prepared.touch(definition.id) && !self.close_older(lease, definition) {
                 return;
             }
             write(&mut lease.wire.outbox, definition.server_name.as_bytes());
-            lease.prepared.insert(Arc::clone(definition));
+            lease.prepared.insert(Arc::clone(definition), self.catalog_epoch);
+            if self.reads_otherwise {
+                lease.prepared.taint(definition.id);
+            }
         } else {
             if lease.unnamed.as_ref().is_some_and(|held| Arc::ptr_eq(held, definition)) {
                 return;
@@ -691,22 +788,28 @@ impl ClientSession {
         lease: &mut ServerLease,
         whole: &[u8],
         (target, name): (Named, &[u8]),
-        bound: &[u8],
+        bound: &[(&[u8], &[u8])],
     ) {
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
-            self.exchange.push(Expect::DescribePortal(bound.into()));
+            let statement = bound.iter().find(|(portal, _)| *portal == name).map(|(_, statement)| *statement);
+            let described = statement.and_then(|statement| {
+                let id = self.statements.find(statement)?.id;
+                Some(Described { name: statement.into(), id })
+            });
+            self.exchange.push(Expect::DescribePortal(described));
             return;
         }
         let Some(definition) = self.statements.find(name).map(Arc::clone) else {
-            self.build_unknown(lease, whole, name, Expect::DescribeStatement(Box::default()));
+            self.build_unknown(lease, whole, name, Expect::DescribeStatement(None));
             return;
         };
         let named = !name.is_empty();
         self.ensure_prepared(lease, &definition, named);
         let server_name = if named { definition.server_name.as_bytes() } else { b"" };
         extended::describe_statement(&mut lease.wire.outbox, server_name);
-        self.exchange.push(Expect::DescribeStatement(name.into()));
+        let described = Described { name: name.into(), id: definition.id };
+        self.exchange.push(Expect::DescribeStatement(Some(described)));
     }
 
     fn build_close(&mut self, lease: &mut ServerLease, whole: &[u8], (target, name): (Named, &[u8])) {
@@ -714,10 +817,8 @@ impl ClientSession {
         let own = lease.client_names.iter().any(|known| **known == *name);
         if target == Named::Portal || sql || own {
             lease.wire.outbox.extend_from_slice(whole);
-            self.exchange.push(Expect::Close);
-            if own {
-                self.statements.set(name, None);
-            }
+            let undo = if own { self.statements.set(name, None) } else { Undo::Nothing };
+            self.exchange.push(Expect::Close(undo));
         } else {
             // The server keeps it for others; it leaves when it is the least recently used.
             let undo = self.statements.set(name, None);

@@ -29,6 +29,7 @@ use super::freshness::LastWrite;
 use super::heal::Heal;
 use super::listening::Listening;
 use super::pins::Pinned;
+use super::reading::Reading;
 use super::statements::ClientStatements;
 
 /// How long a connection may take to become clean again after its client has left.
@@ -55,6 +56,13 @@ pub(super) struct ClientSession {
     pub(super) told: Parameters,
     pub(super) lex: LexOptions,
     pub(super) statements: ClientStatements,
+    /// How the texts of its statements are read.
+    pub(super) reading: Reading,
+    /// The present transaction may have settings by which texts are read otherwise.
+    pub(super) reads_otherwise: bool,
+    /// That of the catalog when the batch began. All of a batch goes by one: a statement that was compared with what
+    /// the client was told must not be prepared again between that and its use.
+    pub(super) catalog_epoch: u64,
     pub(super) exchange: Exchange,
     /// The batch that runs, while it may be tried again.
     pub(super) replay: Option<(BytesMut, BatchEnd)>,

@@ -17,6 +17,7 @@ use crate::server::Definition;
 
 /// A client's name for a statement; short ones need no memory of their own.
 pub(super) type Name = SmallVec<[u8; 24]>;
+use super::statements::Entry;
 
 /// What is taken back when a request turns out not to have happened.
 #[derive(Debug)]
@@ -28,8 +29,17 @@ pub(super) enum Undo {
         /// The client's name for it.
         name: Box<[u8]>,
         /// What it was.
-        previous: Option<Arc<Definition>>,
+        previous: Option<Entry>,
     },
+}
+
+/// The client's statement that an answer describes.
+#[derive(Debug)]
+pub(super) struct Described {
+    /// The client's name for it.
+    pub(super) name: Box<[u8]>,
+    /// Its definition.
+    pub(super) id: u64,
 }
 
 /// One expected answer.
@@ -53,26 +63,35 @@ pub(super) enum Expect {
         /// The client's side.
         undo: Undo,
     },
+    /// ParseComplete of a statement under the client's own name.
+    ParseByName {
+        /// The name was not on the server before.
+        added: bool,
+        /// The client's side.
+        undo: Undo,
+    },
     /// ParseComplete that we give ourselves: the server has the statement.
     InjectParse(Undo),
-    /// An error: a Parse for a statement whose name the client has given to another one.
-    Taken(Name),
     /// BindComplete, for the client's statement with this name.
     Bind(Name),
-    /// CloseComplete of a portal.
-    Close,
+    /// CloseComplete of a portal, or of a statement under the client's own name.
+    Close(Undo),
     /// CloseComplete of a statement that we evict: swallowed.
     OwnClose,
     /// CloseComplete of the unnamed statement of somebody else: swallowed.
     OwnDrop,
     /// CloseComplete that we give ourselves: the statement stays on the server for others.
     InjectClose(Undo),
-    /// ParameterDescription, then RowDescription or NoData; of the client's statement with this name.
-    DescribeStatement(Box<[u8]>),
-    /// RowDescription or NoData; of a portal of the client's statement with this name.
-    DescribePortal(Box<[u8]>),
-    /// ParseComplete, or an error, for a statement under the client's own name: swallowed.
-    OwnParse,
+    /// ParameterDescription, then RowDescription or NoData.
+    DescribeStatement(Option<Described>),
+    /// RowDescription or NoData.
+    DescribePortal(Option<Described>),
+    /// ParseComplete, or an error, for a statement under this name, the client's own: swallowed.
+    OwnParse(Box<[u8]>),
+    /// ParseComplete of the statement that is in the way of a name: swallowed.
+    Decoy,
+    /// An error: a Parse for a name that the client has given to another statement.
+    Taken(Name),
     /// ReadyForQuery after those, or after a batch that is tried again: swallowed.
     OwnReady,
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
@@ -141,7 +160,7 @@ impl Aftermath {
     pub(super) fn blamed(&self) -> Option<Name> {
         match self.undone.first() {
             Some(Expect::Bind(name) | Expect::Taken(name)) => Some(name.clone()),
-            Some(Expect::DescribeStatement(name)) => Some(Name::from_slice(name)),
+            Some(Expect::DescribeStatement(Some(described))) => Some(Name::from_slice(&described.name)),
             _ => None,
         }
     }
@@ -208,7 +227,7 @@ impl Exchange {
                 Expect::OwnQuery
                     | Expect::OwnSettings
                     | Expect::OwnTry
-                    | Expect::OwnParse
+                    | Expect::OwnParse(_)
                     | Expect::OwnReady
                     | Expect::Probe { .. }
             )
@@ -221,11 +240,9 @@ impl Exchange {
     }
 
     /// The client's statement of which it is about to be told what it gives back.
-    pub(super) fn describes(&self) -> Option<&[u8]> {
+    pub(super) fn describes(&self) -> Option<&Described> {
         match self.queue.front() {
-            Some(Expect::DescribeStatement(name) | Expect::DescribePortal(name)) if !name.is_empty() => {
-                Some(name)
-            }
+            Some(Expect::DescribeStatement(of) | Expect::DescribePortal(of)) => of.as_ref(),
             _ => None,
         }
     }
@@ -241,6 +258,12 @@ impl Exchange {
             }
             _ => false,
         }
+    }
+
+    /// Whether the server goes on behind the statements under the client's own names if one of them fails.
+    fn own_parses_are_synced(&self) -> bool {
+        let next = self.queue.iter().find(|expect| !matches!(expect, Expect::OwnParse(_)));
+        matches!(next, Some(Expect::OwnReady))
     }
 
     /// Emits what is to be injected at the front.
@@ -299,13 +322,14 @@ impl Exchange {
                 }
                 _ => (Verdict::Unexpected, false),
             },
+            Expect::ParseByName { .. } => expect_only(tag, T::PARSE_COMPLETE),
             Expect::Bind(_) => expect_only(tag, T::BIND_COMPLETE),
-            Expect::Close => expect_only(tag, T::CLOSE_COMPLETE),
+            Expect::Close(_) => expect_only(tag, T::CLOSE_COMPLETE),
             Expect::OwnClose | Expect::OwnDrop => match tag {
                 T::CLOSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
-            Expect::OwnParse => match tag {
+            Expect::OwnParse(_) | Expect::Decoy => match tag {
                 T::PARSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },
@@ -401,10 +425,10 @@ impl Exchange {
                 aftermath.is_ours = true;
                 return Verdict::Drop;
             }
-            Some(Expect::OwnParse) => {
+            Some(Expect::OwnParse(_)) if self.own_parses_are_synced() => {
                 // What cannot be prepared is not there; the statement that needs it will be told.
-                while matches!(self.queue.front(), Some(Expect::OwnParse)) {
-                    self.queue.pop_front();
+                while matches!(self.queue.front(), Some(Expect::OwnParse(_))) {
+                    aftermath.undone.extend(self.queue.pop_front());
                 }
                 aftermath.is_ours = true;
                 return Verdict::Drop;

@@ -8,7 +8,6 @@
 //!
 //! Only outside transactions, where nothing of the batch has run yet.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -16,12 +15,13 @@ use bytes::BytesMut;
 use crate::pool::ServerLease;
 use crate::protocol::extended::{self, Bind, Target};
 use crate::protocol::{FrontendTag, Reader, TransactionStatus, backend, frame, raw_error};
-use crate::server::Definition;
+use crate::server::{Definition, RowShape};
 
-use super::batch::{Batch, BatchEnd, plan};
+use super::batch::{Batch, BatchEnd, Plan, plan};
 use super::client::ClientSession;
 use super::error::SessionError;
 use super::exchange::Aftermath;
+use super::reading::Reading;
 
 /// Longest batch that is kept for a second try.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
@@ -80,17 +80,20 @@ impl ClientSession {
     ) -> Result<(), SessionError> {
         let Heal { rest, end, name, definition, error } = heal;
         lease.prepared.remove(definition.id);
-        let error = match lease.prepare_again(&definition).await? {
+        let catalog = self.catalog_epoch;
+        let error = match lease.prepare_again(&definition, definition.server_name.as_bytes()).await? {
             Ok(shape) => {
-                lease.prepared.insert(Arc::clone(&definition));
+                lease.prepared.insert(Arc::clone(&definition), catalog);
+                lease.prepared.describe(definition.id, shape);
                 if self.statements.fits(&name, shape) || asks_again(&rest) {
                     tracing::debug!(
                         client = self.handle().id.0,
                         "a statement was prepared again: its result type has changed"
                     );
                     let limit = self.topology.config.limits.message_bytes;
+                    let (reading, epoch) = (&self.reading, self.catalog_epoch);
                     let again =
-                        plan(&rest, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
+                        plan(&rest, &self.context, self.lex, &self.statements, reading, epoch, limit)?;
                     let batch = Batch { end, len: rest.len() };
                     return self.build_extended(lease, &rest, again, batch);
                 }
@@ -111,37 +114,102 @@ impl ClientSession {
         Ok(())
     }
 
-    /// Statements that the client was told about and that this connection does not have are prepared on it, and
-    /// what they give back is compared with what the client was told. Answers the error that it gets if it would
-    /// misread the rows.
+    /// Statements whose texts were read under other settings than the client has now are prepared under those,
+    /// where the connection does not have them. And what statements give back that the client was told about is
+    /// compared with that. Answers the error that the client gets if it would misread the rows.
     ///
     /// # Cancel safety
     /// A dropped future leaves the connection unclean, and so closed.
-    pub(super) async fn check_shapes(
+    pub(super) async fn check_statements(
         &mut self,
         lease: &mut ServerLease,
-        told: &[(Range<usize>, Arc<Definition>)],
+        plan: &Plan,
     ) -> Result<Option<Vec<u8>>, SessionError> {
         if lease.status == TransactionStatus::Failed || lease.owes_replies() || self.awaiting_sync {
             return Ok(None);
         }
-        for (name, definition) in told {
-            if lease.prepared.touch(definition.id) {
+        for (name, definition) in &plan.foreign {
+            let name = self.wire.inbox.get(name.clone()).unwrap_or_default().to_vec();
+            if self.is_current(lease, &name, definition) || self.reads_otherwise {
                 continue;
             }
             self.sync_settings_now(lease).await?;
-            match lease.prepare_again(definition).await? {
-                Ok(shape) => {
-                    lease.prepared.insert(Arc::clone(definition));
-                    let name = self.wire.inbox.get(name.clone()).unwrap_or_default();
-                    if !self.statements.fits(name, shape) {
-                        return Ok(Some(RESULT_TYPE_CHANGED.to_vec()));
+            // As at its Parse, and back again.
+            let there = Reading::at(&self.settings, &definition.reading);
+            if let Some(sql) = self.settings.difference(&there) {
+                lease.simple_query(&sql).await?;
+            }
+            let outcome = self.prepare_now(lease, &name, definition).await?;
+            if let (Some(sql), Ok(_)) = (there.difference(&self.settings), &outcome) {
+                lease.simple_query(&sql).await?;
+            }
+            if let Err(error) = outcome {
+                // In a transaction the settings go back with it, otherwise they are made anew.
+                lease.settings_uncertain = true;
+                return Ok(Some(error));
+            }
+        }
+        for (name, definition) in &plan.told {
+            let name = self.wire.inbox.get(name.clone()).unwrap_or_default().to_vec();
+            let shape = match self.known_shape(lease, &name, definition) {
+                Some(shape) => shape,
+                None => {
+                    self.sync_settings_now(lease).await?;
+                    match self.prepare_now(lease, &name, definition).await? {
+                        Ok(shape) => shape,
+                        Err(error) => return Ok(Some(error)),
                     }
                 }
-                Err(error) => return Ok(Some(error)),
+            };
+            if !self.statements.fits(&name, shape) {
+                return Ok(Some(RESULT_TYPE_CHANGED.to_vec()));
             }
         }
         Ok(None)
+    }
+
+    fn is_current(&self, lease: &mut ServerLease, name: &[u8], definition: &Arc<Definition>) -> bool {
+        if name.is_empty() {
+            return lease.unnamed.as_ref().is_some_and(|held| Arc::ptr_eq(held, definition));
+        }
+        lease.prepared.touch(definition.id) && !lease.prepared.is_older(definition.id, self.catalog_epoch)
+    }
+
+    fn known_shape(
+        &self,
+        lease: &mut ServerLease,
+        name: &[u8],
+        definition: &Arc<Definition>,
+    ) -> Option<RowShape> {
+        if !self.is_current(lease, name, definition) {
+            return None;
+        }
+        // The unnamed one there is the client's own: the server itself guards what it was told.
+        if name.is_empty() { self.statements.shape(name) } else { lease.prepared.shape(definition.id) }
+    }
+
+    async fn prepare_now(
+        &mut self,
+        lease: &mut ServerLease,
+        name: &[u8],
+        definition: &Arc<Definition>,
+    ) -> Result<Result<RowShape, Vec<u8>>, SessionError> {
+        let catalog = self.catalog_epoch;
+        if name.is_empty() {
+            let outcome = lease.prepare_again(definition, b"").await?;
+            lease.unnamed = outcome.is_ok().then(|| Arc::clone(definition));
+            return Ok(outcome);
+        }
+        lease.prepared.remove(definition.id);
+        let outcome = lease.prepare_again(definition, definition.server_name.as_bytes()).await?;
+        if let Ok(shape) = &outcome {
+            lease.prepared.insert(Arc::clone(definition), catalog);
+            lease.prepared.describe(definition.id, *shape);
+            if self.reads_otherwise {
+                lease.prepared.taint(definition.id);
+            }
+        }
+        Ok(outcome)
     }
 }
 

@@ -27,6 +27,7 @@ use super::context::SessionContext;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
 use super::listening::Listening;
+use super::reading::Reading;
 use super::replication::{self, Admission, ReplicationSession};
 use super::start::{is_draining, refuse};
 use super::startup_options;
@@ -391,6 +392,7 @@ fn cancel_key(context: &SessionContext, minor: u16) -> Result<CancelKey, ErrorRe
 fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> ClientSession {
     let Login { guard, topology, database, user, startup } = login;
     let mode: PoolMode = topology.pool_settings(&database, &user).mode;
+    let reading = Reading::new(&database.name, &startup);
     ClientSession {
         context: Arc::clone(context),
         turn: guard.handle().id.0,
@@ -407,6 +409,9 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         told: Parameters::default(),
         lex: LexOptions::default(),
         statements: ClientStatements::default(),
+        reading,
+        reads_otherwise: false,
+        catalog_epoch: 0,
         exchange: Exchange::default(),
         replay: None,
         heal: None,

@@ -30,6 +30,7 @@ mod listening;
 mod login;
 mod notifications;
 mod pins;
+mod reading;
 mod relay;
 mod replication;
 mod resets;

@@ -41,7 +41,10 @@ impl ClientSession {
     pub(super) async fn run_batch(&mut self, batch: Batch) -> Result<(), SessionError> {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, self.catalog_epoch(), limit)?;
+        self.reading.refresh(&self.settings);
+        self.catalog_epoch = self.database.catalog_epoch.load(Ordering::Acquire);
+        let (reading, epoch) = (&self.reading, self.catalog_epoch);
+        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, reading, epoch, limit)?;
         if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
             // A transaction goes on after it, and may write.
             plan.work.effect = plan.work.effect.max(Effect::Write);
@@ -121,24 +124,27 @@ impl ClientSession {
             let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
             plan.resets = self.resets_in(bytes);
         }
-        if plan.uses_named {
-            if !plan.told.is_empty()
-                && let Some(error) = self.check_shapes(&mut lease, &plan.told).await?
-            {
-                self.fail_batch_raw(&mut lease, batch, error);
-                return self.exchange_with(lease).await;
-            }
-            if self.may_replay(&lease, batch, plan.only_asks) {
-                let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-                self.replay = Some((BytesMut::from(bytes), batch.end));
-            }
+        self.reads_otherwise |= plan.reads_otherwise;
+        if plan.changes_catalog {
+            // And again when it is done: what is prepared in between is of no use either.
+            self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        if !(plan.told.is_empty() && plan.foreign.is_empty())
+            && let Some(error) = self.check_statements(&mut lease, &plan).await?
+        {
+            self.fail_batch_raw(&mut lease, batch, error);
+            return self.exchange_with(lease).await;
+        }
+        if plan.uses_named && self.may_replay(&lease, batch, plan.only_asks) {
+            let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
+            self.replay = Some((BytesMut::from(bytes), batch.end));
         }
         if plan.may_end
             && let Err(error) = self.sync_settings_now(&mut lease).await
         {
             return self.settings_failed_early(lease, batch, error);
         }
-        let deallocated = plan.deallocated.take();
+        let deallocated = plan.deallocated.clone();
         let queries = plan.queries;
         self.build(&mut lease, batch, plan)?;
         let pool = Arc::clone(lease.pool());
@@ -220,6 +226,8 @@ impl ClientSession {
         if std::mem::take(&mut self.wrote) {
             self.last_write.acknowledged(&self.database.cluster);
         }
+        self.reads_otherwise = false;
+        lease.prepared.drop_tainted();
         if self.listening.must_settle() {
             self.settle_listening(&mut lease).await?;
         }
@@ -278,11 +286,6 @@ impl ClientSession {
                 return Poll::Pending;
             }
         }
-    }
-
-    /// The present epoch of the database's catalog.
-    pub(super) fn catalog_epoch(&self) -> u64 {
-        self.database.catalog_epoch.load(Ordering::Acquire)
     }
 
     fn is_answered(&self) -> bool {
@@ -444,8 +447,11 @@ impl ClientSession {
             _ => {}
         }
         match tag {
-            BackendTag::ROW_DESCRIPTION | BackendTag::NO_DATA => self.note_shape(tag, body),
-            // From here on the batch has run in part.
+            // From here on the batch has been answered in part.
+            BackendTag::ROW_DESCRIPTION | BackendTag::NO_DATA => {
+                self.note_shape(lease, tag, body);
+                self.replay = None;
+            }
             BackendTag::BIND_COMPLETE => self.replay = None,
             BackendTag::ERROR_RESPONSE if self.replay.is_some() && self.begin_heal(lease, body) => {
                 return Ok(Verdict::Drop);
@@ -465,7 +471,10 @@ impl ClientSession {
                 if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
                     lease.status = status;
                 }
-                if self.changes_catalog && lease.status == TransactionStatus::Idle {
+                if self.changes_catalog
+                    && lease.status == TransactionStatus::Idle
+                    && verdict == Verdict::Forward
+                {
                     // Before the client hears of it.
                     self.changes_catalog = false;
                     self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
@@ -554,10 +563,11 @@ impl ClientSession {
     }
 
     /// What the client is told of a statement's rows is remembered, for the case that they change.
-    fn note_shape(&mut self, tag: BackendTag, body: &[u8]) {
-        if let Some(name) = self.exchange.describes() {
+    fn note_shape(&mut self, lease: &mut ServerLease, tag: BackendTag, body: &[u8]) {
+        if let Some(described) = self.exchange.describes() {
             let shape = row_shape(if tag == BackendTag::NO_DATA { b"" } else { body });
-            self.statements.told(name, shape);
+            self.statements.told(&described.name, described.id, shape);
+            lease.prepared.describe(described.id, shape);
         }
     }
 
@@ -566,24 +576,33 @@ impl ClientSession {
         for (place, expect) in aftermath.undone.into_iter().enumerate().rev() {
             match expect {
                 Expect::Parse { visible, definition, undo } => {
-                    let named = matches!(&undo, Undo::Client { name, .. } if !name.is_empty());
                     match definition {
-                        Some(definition) => lease.prepared.remove(definition.id),
-                        None if named => {}
+                        Some(definition) => drop(lease.prepared.remove(definition.id)),
                         None => lease.unnamed = None,
                     }
-                    if visible && !named && place == 0 {
+                    let unnamed = matches!(&undo, Undo::Client { name, .. } if name.is_empty());
+                    if visible && unnamed && place == 0 {
                         // The one that fails has dropped its predecessor before.
                         self.statements.set(b"", None);
                     } else {
                         self.statements.undo(undo);
                     }
                 }
-                Expect::InjectParse(undo) | Expect::InjectClose(undo) => self.statements.undo(undo),
+                Expect::ParseByName { added, undo } => {
+                    if let Undo::Client { name, .. } = &undo {
+                        lease.client_names.retain(|known| !added || known != name);
+                    }
+                    self.statements.undo(undo);
+                }
+                Expect::InjectParse(undo) | Expect::InjectClose(undo) | Expect::Close(undo) => {
+                    self.statements.undo(undo);
+                }
                 Expect::Query(undo) => {
                     self.pending_set = None;
                     self.statements.undo(undo);
                 }
+                Expect::OwnParse(name) => lease.client_names.retain(|known| *known != name),
+                Expect::Decoy => lease.prepared.has_decoy = false,
                 // It was to be closed and was not: it is still there, under a name nobody uses any more.
                 Expect::OwnClose => lease.mark_broken(),
                 _ => {}

@@ -26,20 +26,31 @@ const NAMES_MAX: usize = 1_000;
 impl ClientSession {
     /// Prepares the protocol-level statements that `text` names under the client's own names. What fails is
     /// not there, and the text will be told so by the server.
-    pub(super) fn materialize(&mut self, lease: &mut ServerLease, names: &[Vec<u8>]) {
+    /// One that is only to be deallocated is prepared without a text, which cannot fail.
+    pub(super) fn materialize(
+        &mut self,
+        lease: &mut ServerLease,
+        names: &[Vec<u8>],
+        deallocated: Option<&[u8]>,
+    ) {
         let mut any = false;
         for name in names {
             let Some(definition) = self.statements.find(name).filter(|_| !name.is_empty()) else { continue };
             if lease.client_names.iter().any(|known| **known == **name) {
                 continue;
             }
-            Parse { name, sql: &definition.sql, types: &definition.types }
-                .write(&mut lease.wire.outbox, name);
-            self.exchange.push(Expect::OwnParse);
+            let parse = if deallocated == Some(name) {
+                Parse { name, sql: b"", types: b"\0\0" }
+            } else {
+                Parse { name, sql: &definition.sql, types: &definition.types }
+            };
+            parse.write(&mut lease.wire.outbox, name);
+            self.exchange.push(Expect::OwnParse(name.as_slice().into()));
             lease.client_names.push(name.as_slice().into());
             any = true;
         }
-        if any {
+        // In an implicit transaction a Sync would end it: what fails there fails the batch.
+        if any && !self.awaiting_sync {
             frontend::sync(&mut lease.wire.outbox);
             self.exchange.push(Expect::OwnReady);
         }
@@ -63,7 +74,10 @@ impl ClientSession {
         let left: Vec<_> = listed.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
         let mut sql = String::new();
         for name in names {
-            if left.iter().any(|known| known.as_bytes() == &*name) {
+            if std::str::from_utf8(&name).is_err() {
+                // Not to be told from what the server lists as text.
+                lease.mark_broken();
+            } else if left.iter().any(|known| known.as_bytes() == &*name) {
                 let quoted = String::from_utf8_lossy(&name).replace('"', "\"\"");
                 sql.extend(["DEALLOCATE \"", &quoted, "\";"]);
             } else {

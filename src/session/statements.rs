@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::server::{Definition, RowShape};
+use crate::server::{Definition, RowShape, decoy_name, is_server_name};
 
 use super::exchange::Undo;
 
-#[derive(Debug)]
-struct Entry {
+/// A statement and what its client knows of it.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
     definition: Arc<Definition>,
     /// `None` when the client never asked.
     told: Option<RowShape>,
@@ -19,7 +20,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct ClientStatements {
     named: HashMap<Box<[u8]>, Entry>,
-    unnamed: Option<Arc<Definition>>,
+    unnamed: Option<Entry>,
     /// Bytes of SQL of the named ones.
     bytes: usize,
 }
@@ -27,32 +28,32 @@ pub(super) struct ClientStatements {
 impl ClientStatements {
     /// The statement of this name.
     pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Definition>> {
-        if name.is_empty() {
-            self.unnamed.as_ref()
-        } else {
-            self.named.get(name).map(|entry| &entry.definition)
-        }
+        self.entry(name).map(|entry| &entry.definition)
+    }
+
+    fn entry(&self, name: &[u8]) -> Option<&Entry> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(cut(name)) }
     }
 
     /// Sets or removes the statement of this name; the answer undoes it.
     pub(super) fn set(&mut self, name: &[u8], definition: Option<Arc<Definition>>) -> Undo {
-        let previous = self.put(name, definition);
+        let previous = self.put(name, definition.map(|definition| Entry { definition, told: None }));
         Undo::Client { name: name.into(), previous }
     }
 
-    fn put(&mut self, name: &[u8], definition: Option<Arc<Definition>>) -> Option<Arc<Definition>> {
+    fn put(&mut self, name: &[u8], entry: Option<Entry>) -> Option<Entry> {
         if name.is_empty() {
-            return std::mem::replace(&mut self.unnamed, definition);
+            return std::mem::replace(&mut self.unnamed, entry);
         }
-        let previous = match definition {
-            Some(definition) => {
-                self.bytes += definition.sql.len();
-                self.named.insert(name.into(), Entry { definition, told: None })
+        let name = cut(name);
+        let previous = match entry {
+            Some(entry) => {
+                self.bytes += entry.definition.sql.len();
+                self.named.insert(name.into(), entry)
             }
             None => self.named.remove(name),
         };
-        let previous = previous.map(|entry| entry.definition);
-        self.bytes -= previous.as_ref().map_or(0, |definition| definition.sql.len());
+        self.bytes -= previous.as_ref().map_or(0, |entry| entry.definition.sql.len());
         previous
     }
 
@@ -64,15 +65,16 @@ impl ClientStatements {
     }
 
     /// The client was told what this statement gives back.
-    pub(super) fn told(&mut self, name: &[u8], shape: RowShape) {
-        if let Some(entry) = self.named.get_mut(name) {
+    pub(super) fn told(&mut self, name: &[u8], id: u64, shape: RowShape) {
+        let entry = if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(cut(name)) };
+        if let Some(entry) = entry.filter(|entry| entry.definition.id == id) {
             entry.told = Some(shape);
         }
     }
 
     /// What the client was told that this statement gives back.
     pub(super) fn has_been_told(&self, name: &[u8]) -> bool {
-        self.named.get(name).is_some_and(|entry| entry.told.is_some())
+        self.entry(name).is_some_and(|entry| entry.told.is_some())
     }
 
     /// The body of an error in which our name for a statement of this client's is replaced by the client's;
@@ -83,21 +85,28 @@ impl ClientStatements {
         let at = body.windows(OURS.len()).position(|window| window == OURS)?;
         let (before, rest) = (body.get(..at)?, body.get(at + 1..)?);
         let end = rest.iter().position(|byte| *byte == b'"')?;
-        let ours = rest.get(..end)?;
+        let ours = rest.get(..end).filter(|ours| is_server_name(ours))?;
         let is_ours = |entry: &Entry| entry.definition.server_name.as_bytes() == ours;
-        let known =
-            blamed.and_then(|name| self.named.get_key_value(name)).filter(|(_, entry)| is_ours(entry));
-        let known = known.or_else(|| self.named.iter().find(|(_, entry)| is_ours(entry)));
+        let stands_in = ours == decoy_name().as_bytes();
+        let blamed =
+            blamed.filter(|name| stands_in || self.named.get(cut(name)).is_some_and(is_ours));
+        let mut named = self.named.iter().filter(|(_, entry)| is_ours(entry)).map(|(name, _)| &**name);
+        let known = blamed.or_else(|| named.next())?;
         let mut out = before.to_vec();
         out.push(b'"');
-        out.extend_from_slice(known?.0);
+        out.extend_from_slice(known);
         out.extend_from_slice(rest.get(end..)?);
         Some(out)
     }
 
     /// Whether the client would take rows of this shape for what it was told.
     pub(super) fn fits(&self, name: &[u8], shape: RowShape) -> bool {
-        self.named.get(name).is_some_and(|entry| entry.told.is_none_or(|told| told == shape))
+        self.entry(name).is_some_and(|entry| entry.told.is_none_or(|told| told == shape))
+    }
+
+    /// What the client was told that it gives back.
+    pub(super) fn shape(&self, name: &[u8]) -> Option<RowShape> {
+        self.entry(name)?.told
     }
 
     /// Named statements held.
@@ -114,4 +123,9 @@ impl ClientStatements {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+/// PostgreSQL looks at so much of a name.
+fn cut(name: &[u8]) -> &[u8] {
+    name.get(..63).unwrap_or(name)
 }

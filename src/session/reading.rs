@@ -1,0 +1,117 @@
+//! Settings that decide what the text of a prepared statement means.
+//!
+//! PostgreSQL reads the literals of a statement when it parses it: `'01/02/2026'::date` is a constant from then
+//! on, by the `DateStyle` of that moment. So a definition is shared only by clients that mean the same by it,
+//! and wherever it is prepared again, that is done under the settings of its Parse.
+
+use crate::server::Settings;
+
+/// The settings in question. `client_encoding` counts for texts that are not plain ASCII.
+const READ_BY: &[&str] = &[
+    "array_nulls",
+    "backslash_quote",
+    "datestyle",
+    "intervalstyle",
+    "lc_monetary",
+    "search_path",
+    "standard_conforming_strings",
+    "timezone",
+    "transform_null_equals",
+    "xmloption",
+];
+
+/// How one client's statements are read now.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    database: String,
+    /// The settings this was made of.
+    of: Settings,
+    ascii: (Settings, String),
+    other: (Settings, String),
+}
+
+impl Reading {
+    /// For a client of this database with these settings.
+    pub(super) fn new(database: &str, settings: &Settings) -> Self {
+        let ascii = READ_BY.iter().fold(Settings::none(), |set, name| match settings.value(name) {
+            Some(value) => set.with(name, Some(value)),
+            None => set,
+        });
+        let encoding = settings.value("client_encoding");
+        let other = if encoding.is_some() { ascii.with("client_encoding", encoding) } else { ascii.clone() };
+        let scope = |set: &Settings| {
+            set.iter().fold(database.to_owned(), |scope, (name, value)| format!("{scope}\0{name}={value}"))
+        };
+        Self {
+            database: database.to_owned(),
+            of: settings.clone(),
+            ascii: (ascii.clone(), scope(&ascii)),
+            other: (other.clone(), scope(&other)),
+        }
+    }
+
+    /// Brings it up to date: cheap while the settings are the same object.
+    #[inline]
+    pub(super) fn refresh(&mut self, settings: &Settings) {
+        if !self.of.is_same(settings) {
+            let new = Self::new(&self.database, settings);
+            let (ascii, other) = (std::mem::take(&mut self.ascii), std::mem::take(&mut self.other));
+            // The same objects where nothing has changed, so that comparing them is cheap.
+            *self = Self {
+                ascii: if ascii == new.ascii { ascii } else { new.ascii },
+                other: if other == new.other { other } else { new.other },
+                ..new
+            };
+        }
+    }
+
+    /// The settings and the scope of a text.
+    pub(super) fn of(&self, sql: &[u8]) -> (&Settings, &str) {
+        let (settings, scope) = if sql.is_ascii() { &self.ascii } else { &self.other };
+        (settings, scope)
+    }
+
+    /// `settings`, but with those that texts are read by as in `read`.
+    pub(super) fn at(settings: &Settings, read: &Settings) -> Settings {
+        let names = READ_BY.iter().copied().chain(read.value("client_encoding").map(|_| "client_encoding"));
+        names.fold(settings.clone(), |set, name| set.with(name, read.value(name)))
+    }
+
+    /// Whether a text that was read under `settings` would be read the same way now.
+    #[inline]
+    pub(super) fn is_the_same(&self, settings: &Settings) -> bool {
+        [&self.ascii.0, &self.other.0].into_iter().any(|own| own.is_same(settings) || own == settings)
+    }
+}
+
+/// Whether `text`, which sets something, may set one of these.
+pub(super) fn may_change(text: &[u8]) -> bool {
+    let lower = String::from_utf8_lossy(text).to_ascii_lowercase();
+    // SET TIME ZONE, SET NAMES, SET SCHEMA, SET XML OPTION, RESET ALL, DISCARD ALL.
+    let words = ["zone", "names", "schema", "xml", "all", "client_encoding"];
+    READ_BY.iter().chain(&words).any(|name| lower.contains(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_differ_by_what_is_read_differently() {
+        let with = |name: &str, value: &str| Settings::none().with(name, Some(value));
+        let plain = Reading::new("d", &Settings::none());
+        let dates = Reading::new("d", &with("datestyle", "ISO, DMY"));
+        let bytes = Reading::new("d", &with("client_encoding", "LATIN1"));
+        assert_ne!(plain.of(b"x").1, dates.of(b"x").1);
+        assert_eq!(plain.of(b"x").1, Reading::new("d", &with("work_mem", "5MB")).of(b"x").1);
+        assert_eq!(plain.of(b"x").1, bytes.of(b"x").1);
+        assert_ne!(plain.of(b"\xe9").1, bytes.of(b"\xe9").1);
+        assert!(plain.is_the_same(plain.of(b"x").0) && !plain.is_the_same(dates.of(b"x").0));
+    }
+
+    #[test]
+    fn what_may_change_them() {
+        assert!(may_change(b"SET LOCAL DateStyle = 'x'") && may_change(b"SET TIME ZONE 'UTC'"));
+        assert!(!may_change(b"SET LOCAL statement_timeout = 5"));
+    }
+}
