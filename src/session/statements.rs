@@ -88,8 +88,7 @@ impl ClientStatements {
         let ours = rest.get(..end).filter(|ours| is_server_name(ours))?;
         let is_ours = |entry: &Entry| entry.definition.server_name.as_bytes() == ours;
         let stands_in = ours == decoy_name().as_bytes();
-        let blamed =
-            blamed.filter(|name| stands_in || self.named.get(cut(name)).is_some_and(is_ours));
+        let blamed = blamed.filter(|name| stands_in || self.named.get(cut(name)).is_some_and(is_ours));
         let mut named = self.named.iter().filter(|(_, entry)| is_ours(entry)).map(|(name, _)| &**name);
         let known = blamed.or_else(|| named.next())?;
         let mut out = before.to_vec();
