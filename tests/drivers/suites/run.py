@@ -19,7 +19,7 @@ import outcomes
 import servers
 from servers import ROOT, Failed
 
-NAMES = ("django", "psycopg2", "asyncpg", "sqlalchemy", "node", "pgbench", "dump")
+NAMES = ("django", "psycopg2", "asyncpg", "sqlalchemy", "node", "rust", "pgbench", "dump")
 LOGS = ROOT / ".cache" / "suites" / "logs"
 
 

@@ -1,0 +1,1 @@
+//! Nothing: the exercises are in tests/.
