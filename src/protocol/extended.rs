@@ -99,7 +99,11 @@ pub fn target(body: &[u8]) -> Result<(Target, &[u8]), Malformed> {
         b'P' => Target::Portal,
         _ => return Err(Malformed("invalid Describe or Close message subtype")),
     };
-    Ok((target, reader.cstr()?))
+    let name = reader.cstr()?;
+    if !reader.is_empty() {
+        return Err(Malformed("invalid message format"));
+    }
+    Ok((target, name))
 }
 
 /// Appends a Describe of a statement.

@@ -95,12 +95,12 @@ pub(super) struct Plan {
     pub(super) foreign: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
     /// It may set something by which texts are read otherwise.
     pub(super) reads_otherwise: bool,
+    /// Behind this many bytes the names of statements may mean something else, and the rest is a batch of its own.
+    pub(super) cut: Option<usize>,
     /// It changes the catalog for others.
     pub(super) changes_catalog: bool,
     /// It may set something back to the server's own value.
     pub(super) may_reset: bool,
-    /// It has exactly one statement.
-    pub(super) is_one_statement: bool,
     /// Something in it may end a transaction.
     pub(super) may_end: bool,
     /// It is a SET, RESET or DISCARD and nothing else, as a simple query.
@@ -137,9 +137,9 @@ impl Default for Plan {
             told: SmallVec::new(),
             foreign: SmallVec::new(),
             reads_otherwise: false,
+            cut: None,
             changes_catalog: false,
             may_reset: false,
-            is_one_statement: false,
             may_end: false,
             is_lone_setting: false,
             named_in_sql: Vec::new(),
@@ -212,7 +212,6 @@ impl Plan {
         if statement.session.intersects(MAY_RESET) {
             self.may_reset = true;
         }
-        self.is_one_statement = statement.statement_count <= 1;
         self.is_local = false;
     }
 
@@ -229,6 +228,13 @@ const MAY_READ_OTHERWISE: SessionEffects = SessionEffects::SETTING
     .union(SessionEffects::SETTING_LOCAL)
     .union(SessionEffects::UNKNOWN_PROCEDURE)
     .union(SessionEffects::DISCARD_ALL);
+
+/// What makes or drops statements that the client has named.
+const RENAMES_STATEMENTS: SessionEffects =
+    SessionEffects::SQL_PREPARE.union(SessionEffects::DEALLOCATE).union(SessionEffects::DISCARD_ALL);
+
+/// Messages that name no statement and end a batch.
+const ENDS: [FrontendTag; 2] = [FrontendTag::SYNC, FrontendTag::FLUSH];
 
 /// A Bind of a statement that the client was told about.
 struct Told<'a> {
@@ -296,7 +302,9 @@ pub(super) fn plan(
                     let named = names_in(parse.sql, lex, |name| statements.find(name).is_some());
                     plan.named_in_sql.extend(named);
                 }
-                plan.is_local &= !parse.name.is_empty() && definition.is_valid.load(Ordering::Acquire);
+                plan.is_local &= !parse.name.is_empty()
+                    && parse.name.is_ascii()
+                    && definition.is_valid.load(Ordering::Acquire);
                 fresh.retain(|(name, _)| *name != parse.name);
                 fresh.push((parse.name, Arc::clone(&definition)));
                 parsed.push(Arc::clone(&definition));
@@ -378,6 +386,7 @@ pub(super) fn plan(
                 } else {
                     fresh.retain(|(known, _)| *known != name);
                     closed.push(name);
+                    plan.is_local &= name.is_ascii();
                     if statements.find(name).is_none() {
                         // Perhaps one of SQL's PREPARE, which pins.
                         plan.effects.insert(SessionEffects::DEALLOCATE);
@@ -395,6 +404,11 @@ pub(super) fn plan(
                 plan.queries += 1;
             }
             tag => {
+                let renames = tag == FrontendTag::EXECUTE && plan.effects.intersects(RENAMES_STATEMENTS);
+                if renames && tail.first().is_some_and(|next| !ENDS.contains(&FrontendTag(*next))) {
+                    plan.cut = Some(bytes.len() - tail.len());
+                    return Ok(plan);
+                }
                 if tag == FrontendTag::EXECUTE && !told.is_empty() {
                     let portal = Reader::new(body).cstr()?;
                     told.iter_mut()
@@ -659,6 +673,11 @@ impl ClientSession {
             self.fail_on_server(lease, error);
             return;
         }
+        if !parse.name.is_ascii() {
+            // Whether such a name makes sense, the server says.
+            extended::close_statement(&mut lease.wire.outbox, parse.name);
+            self.exchange.push(Expect::OwnDrop);
+        }
         let undo = self.statements.set(parse.name, Some(Arc::clone(&definition)));
         if parse.name.is_empty() {
             parse.write(&mut lease.wire.outbox, b"");
@@ -814,10 +833,12 @@ impl ClientSession {
 
     fn build_close(&mut self, lease: &mut ServerLease, whole: &[u8], (target, name): (Named, &[u8])) {
         let sql = self.statements.find(name).is_none() && self.may_have_sql_statements();
-        let own = lease.client_names.iter().any(|known| **known == *name);
-        if target == Named::Portal || sql || own {
+        let statement = target == Named::Statement;
+        let own = statement && lease.client_names.iter().any(|known| **known == *name);
+        // Whether other characters than ASCII make sense, the server says.
+        if !statement || sql || own || !name.is_ascii() {
             lease.wire.outbox.extend_from_slice(whole);
-            let undo = if own { self.statements.set(name, None) } else { Undo::Nothing };
+            let undo = if statement { self.statements.set(name, None) } else { Undo::Nothing };
             self.exchange.push(Expect::Close(undo));
         } else {
             // The server keeps it for others; it leaves when it is the least recently used.

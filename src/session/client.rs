@@ -100,8 +100,8 @@ pub(super) struct ClientSession {
     pub(super) pending_set: Option<SetCommand>,
     /// Statements of this client's were deallocated by SQL.
     pub(super) deallocates_all: bool,
-    /// The batch is a single statement: an error means that it did not happen.
-    pub(super) runs_one_statement: bool,
+    /// The server has said that they were.
+    pub(super) deallocated_all: bool,
     /// Names that may be those of custom settings; the server lists its own settings, but not these.
     pub(super) custom_names: BTreeSet<String>,
     /// The last statement since the last idle moment that calls functions of which nothing is known.

@@ -432,7 +432,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         server_ended: None,
         pending_set: None,
         deallocates_all: false,
-        runs_one_statement: false,
+        deallocated_all: false,
         custom_names: BTreeSet::new(),
         unknown_functions: None,
         last_write: LastWrite::None,

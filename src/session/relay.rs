@@ -38,13 +38,19 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 
 impl ClientSession {
     /// Routes a batch, sends it, and relays until it is answered.
-    pub(super) async fn run_batch(&mut self, batch: Batch) -> Result<(), SessionError> {
+    pub(super) async fn run_batch(&mut self, mut batch: Batch) -> Result<(), SessionError> {
         let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         self.reading.refresh(&self.settings);
         self.catalog_epoch = self.database.catalog_epoch.load(Ordering::Acquire);
         let (reading, epoch) = (&self.reading, self.catalog_epoch);
-        let mut plan = plan(bytes, &self.context, self.lex, &self.statements, reading, epoch, limit)?;
+        let plan_of =
+            |bytes: &[u8]| plan(bytes, &self.context, self.lex, &self.statements, reading, epoch, limit);
+        let mut plan = plan_of(bytes)?;
+        if let Some(len) = plan.cut {
+            batch = Batch { end: BatchEnd::Partial, len };
+            plan = plan_of(bytes.get(..len).unwrap_or_default())?;
+        }
         if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
             // A transaction goes on after it, and may write.
             plan.work.effect = plan.work.effect.max(Effect::Write);
@@ -115,7 +121,6 @@ impl ClientSession {
             lease.info.notifier.store(self.handle().id.0, Ordering::Release);
         }
         self.deallocates_all |= plan.deallocates_all;
-        self.runs_one_statement = plan.queries == 1 && plan.is_one_statement;
         self.custom_names.append(&mut plan.custom_names);
         self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
         let alone = is_first && plan.queries == 1;
@@ -453,6 +458,9 @@ impl ClientSession {
                 self.replay = None;
             }
             BackendTag::BIND_COMPLETE => self.replay = None,
+            BackendTag::COMMAND_COMPLETE if self.deallocates_all => {
+                self.deallocated_all |= matches!(body, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0");
+            }
             BackendTag::ERROR_RESPONSE if self.replay.is_some() && self.begin_heal(lease, body) => {
                 return Ok(Verdict::Drop);
             }

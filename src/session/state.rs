@@ -107,11 +107,8 @@ impl ClientSession {
         if !std::mem::take(&mut self.deallocates_all) {
             return;
         }
-        if self.saw_error {
-            if !self.runs_one_statement {
-                // Perhaps it happened before the error, perhaps not.
-                lease.mark_broken();
-            }
+        let happened = std::mem::take(&mut self.deallocated_all);
+        if self.saw_error && !happened {
             return;
         }
         self.statements.clear();
