@@ -1,5 +1,5 @@
-//! Keeps what is known of a database's catalog up to date: one task and one connection to the primary for each
-//! database that is named in the configuration.
+//! Keeps what is known of a database's catalog up to date: one task for each database that is named in the
+//! configuration, and a connection to the primary that lasts as long as a look.
 //!
 //! A look is one short query, the fingerprint; all is read only when that has changed. When a look fails nothing
 //! counts as known until one succeeds: statements are then judged by their text alone, and the log says so.
@@ -49,9 +49,12 @@ impl Keeper {
                 Ok(outcome) => outcome,
                 Err(_) => Err(format!("not read within {} s", limit.as_secs())),
             };
+            // Kept open it would be in the way of DROP DATABASE and of CREATE DATABASE … TEMPLATE.
+            if let Some(mut connection) = self.connection.take() {
+                connection.say_goodbye();
+            }
             let mut pause = refresh;
             if let Err(error) = outcome {
-                self.connection = None;
                 pause = refresh.min(RETRY);
                 if self.entry.catalog.failed(generation, &error) {
                     tracing::warn!(
