@@ -704,7 +704,6 @@ impl ClientSession {
         let own = lease.client_names.iter().any(|known| **known == *parse.name);
         if own || self.statements.find(parse.name).is_none() {
             // It is there under the client's own name, unless SQL deallocates it first.
-            self.reading.refresh(&self.settings);
             let definition = define(parse, &self.context, self.lex, &self.reading, self.catalog_epoch);
             self.parse_by_own_name(lease, parse, definition);
             return;

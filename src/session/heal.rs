@@ -79,12 +79,8 @@ impl ClientSession {
         heal: Heal,
     ) -> Result<(), SessionError> {
         let Heal { rest, end, name, definition, error } = heal;
-        lease.prepared.remove(definition.id);
-        let catalog = self.catalog_epoch;
-        let error = match lease.prepare_again(&definition, definition.server_name.as_bytes()).await? {
+        let error = match self.prepare_now(lease, &name, &definition).await? {
             Ok(shape) => {
-                lease.prepared.insert(Arc::clone(&definition), catalog);
-                lease.prepared.describe(definition.id, shape);
                 if self.statements.fits(&name, shape) || asks_again(&rest) {
                     tracing::debug!(
                         client = self.handle().id.0,
@@ -194,7 +190,6 @@ impl ClientSession {
         name: &[u8],
         definition: &Arc<Definition>,
     ) -> Result<Result<RowShape, Vec<u8>>, SessionError> {
-        let catalog = self.catalog_epoch;
         if name.is_empty() {
             let outcome = lease.prepare_again(definition, b"").await?;
             lease.unnamed = outcome.is_ok().then(|| Arc::clone(definition));
@@ -203,7 +198,7 @@ impl ClientSession {
         lease.prepared.remove(definition.id);
         let outcome = lease.prepare_again(definition, definition.server_name.as_bytes()).await?;
         if let Ok(shape) = &outcome {
-            lease.prepared.insert(Arc::clone(definition), catalog);
+            lease.prepared.insert(Arc::clone(definition), self.catalog_epoch);
             lease.prepared.describe(definition.id, *shape);
             if self.reads_otherwise {
                 lease.prepared.taint(definition.id);
