@@ -16,11 +16,11 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use bytes::{BufMut, BytesMut};
-use pgweir::protocol::writer::{cstr, message};
+use bytes::BytesMut;
+use pgweir::protocol::writer::message;
 use pgweir::protocol::{frontend, startup};
 use support::Pgweir;
-use support::wire::{Message, RawClient};
+use support::wire::{self, Message, RawClient};
 
 /// What pgweir runs with.
 const ROTATING: &str = "pool: {size: 2, debug_rotate: true, debug_check: true}\nrouting: {reads: primary}\n";
@@ -40,26 +40,12 @@ fn c(client: usize) -> Say {
 
 impl Say {
     fn parse(mut self, name: &str, sql: &str) -> Self {
-        message(&mut self.bytes, b'P', |b| {
-            cstr(b, name.as_bytes());
-            cstr(b, sql.as_bytes());
-            b.put_i16(0);
-        });
+        wire::parse(&mut self.bytes, name, sql);
         self
     }
 
     fn bind_to(mut self, portal: &str, name: &str, values: &[&str]) -> Self {
-        message(&mut self.bytes, b'B', |b| {
-            cstr(b, portal.as_bytes());
-            cstr(b, name.as_bytes());
-            b.put_i16(0);
-            b.put_i16(values.len() as i16);
-            for value in values {
-                b.put_i32(value.len() as i32);
-                b.put_slice(value.as_bytes());
-            }
-            b.put_i16(0);
-        });
+        wire::bind(&mut self.bytes, portal, name, values);
         self
     }
 
@@ -68,10 +54,7 @@ impl Say {
     }
 
     fn named(mut self, tag: u8, kind: u8, name: &str) -> Self {
-        message(&mut self.bytes, tag, |b| {
-            b.put_u8(kind);
-            cstr(b, name.as_bytes());
-        });
+        wire::named(&mut self.bytes, tag, kind, name);
         self
     }
 
@@ -88,10 +71,7 @@ impl Say {
     }
 
     fn rows(mut self, portal: &str, rows: i32) -> Self {
-        message(&mut self.bytes, b'E', |b| {
-            cstr(b, portal.as_bytes());
-            b.put_i32(rows);
-        });
+        wire::execute(&mut self.bytes, portal, rows);
         self
     }
 

@@ -18,7 +18,7 @@ use bytes::{BufMut, BytesMut};
 use pgweir::protocol::writer::{cstr, message, untagged};
 use pgweir::protocol::{ErrorFields, frontend, startup};
 use support::Pgweir;
-use support::wire::{Message, RawClient};
+use support::wire::{self, Message, RawClient};
 
 /// A request, and how many ReadyForQuery it brings.
 type Step = (BytesMut, usize);
@@ -34,34 +34,17 @@ struct Batch(BytesMut);
 
 impl Batch {
     fn parse(mut self, name: &str, sql: &str) -> Self {
-        message(&mut self.0, b'P', |b| {
-            cstr(b, name.as_bytes());
-            cstr(b, sql.as_bytes());
-            b.put_i16(0);
-        });
+        wire::parse(&mut self.0, name, sql);
         self
     }
 
     fn bind(mut self, portal: &str, name: &str, values: &[&str]) -> Self {
-        message(&mut self.0, b'B', |b| {
-            cstr(b, portal.as_bytes());
-            cstr(b, name.as_bytes());
-            b.put_i16(0);
-            b.put_i16(values.len() as i16);
-            for value in values {
-                b.put_i32(value.len() as i32);
-                b.put_slice(value.as_bytes());
-            }
-            b.put_i16(0);
-        });
+        wire::bind(&mut self.0, portal, name, values);
         self
     }
 
     fn named(mut self, tag: u8, kind: u8, name: &str) -> Self {
-        message(&mut self.0, tag, |b| {
-            b.put_u8(kind);
-            cstr(b, name.as_bytes());
-        });
+        wire::named(&mut self.0, tag, kind, name);
         self
     }
 
@@ -74,10 +57,7 @@ impl Batch {
     }
 
     fn execute(mut self, portal: &str, rows: i32) -> Self {
-        message(&mut self.0, b'E', |b| {
-            cstr(b, portal.as_bytes());
-            b.put_i32(rows);
-        });
+        wire::execute(&mut self.0, portal, rows);
         self
     }
 

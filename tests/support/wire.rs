@@ -4,13 +4,54 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use pgweir::auth::{ScramCache, ServerExchange, ServerStep, SystemRandom};
 use pgweir::config::Secret;
+use pgweir::protocol::writer::{cstr, message};
 use pgweir::protocol::{frame, frontend, startup};
 
 /// One message: tag and body.
 pub type Message = (u8, Vec<u8>);
+
+/// Appends a Parse without types of parameters.
+pub fn parse(out: &mut BytesMut, name: &str, sql: &str) {
+    message(out, b'P', |b| {
+        cstr(b, name.as_bytes());
+        cstr(b, sql.as_bytes());
+        b.put_i16(0);
+    });
+}
+
+/// Appends a Bind with everything as text.
+pub fn bind(out: &mut BytesMut, portal: &str, name: &str, values: &[&str]) {
+    message(out, b'B', |b| {
+        cstr(b, portal.as_bytes());
+        cstr(b, name.as_bytes());
+        b.put_i16(0);
+        b.put_i16(values.len() as i16);
+        for value in values {
+            b.put_i32(value.len() as i32);
+            b.put_slice(value.as_bytes());
+        }
+        b.put_i16(0);
+    });
+}
+
+/// Appends a Describe or Close (`tag`) of a statement or portal (`kind`).
+pub fn named(out: &mut BytesMut, tag: u8, kind: u8, name: &str) {
+    message(out, tag, |b| {
+        b.put_u8(kind);
+        cstr(b, name.as_bytes());
+    });
+}
+
+/// Appends an Execute.
+pub fn execute(out: &mut BytesMut, portal: &str, rows: i32) {
+    message(out, b'E', |b| {
+        cstr(b, portal.as_bytes());
+        b.put_i32(rows);
+    });
+}
 
 /// A connection.
 pub struct RawClient {
