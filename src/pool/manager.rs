@@ -484,6 +484,18 @@ impl Pool {
         self.reap(now);
     }
 
+    /// Its node is no longer the primary: connections from before are closed, the idle ones at once, and who
+    /// waits is sent away to look for the new one. The numbers of the clients who hold connections.
+    pub fn leave_primary(&self, now: Instant) -> Vec<u32> {
+        let waiters = self.gate.lock().drain_waiters();
+        for waiter in waiters {
+            let _ = waiter.sender.send(Err(CheckoutError::Moved));
+        }
+        self.renew(now);
+        let holders = self.servers().into_iter().map(|info| info.client.load(Ordering::Relaxed));
+        holders.filter(|client| *client != 0).collect()
+    }
+
     /// Closes idle connections and opens none while the answer lives: clients wait. For commands that need
     /// the database for themselves.
     pub fn hold(self: &Arc<Self>, now: Instant) -> Hold {

@@ -72,6 +72,8 @@ pub(super) struct ClientSession {
     /// Where the lease leads, and why.
     pub(super) target: Target,
     pub(super) reason: Reason,
+    /// As of when the primary was chosen.
+    pub(super) lead_epoch: u32,
     /// Requests were sent whose Sync the client has not sent yet.
     pub(super) awaiting_sync: bool,
     /// Bytes at the front of the client's inbox that go to the server as they are.
