@@ -88,6 +88,8 @@ struct Member {
 pub struct Leadership {
     members: Vec<Member>,
     word: AtomicU64,
+    /// The status that the log knows of.
+    told: AtomicU8,
     /// Grows with each change of anything here.
     version: AtomicU64,
     changes: AtomicU64,
@@ -106,6 +108,7 @@ impl Leadership {
         let new = Self {
             members: nodes.into_iter().map(|node| Member { node, standing: AtomicU8::new(0) }).collect(),
             word: AtomicU64::new(undecided.pack()),
+            told: AtomicU8::new(0),
             version: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             remembered: Mutex::default(),
@@ -267,6 +270,13 @@ impl Leadership {
     pub fn trust(&self, index: usize) {
         *self.trusted.lock() = Some(index);
         self.hurry();
+    }
+
+    /// Who leads, and whether that there is a primary, or none, is news since the last call.
+    pub fn tell_news(&self) -> (Lead, bool) {
+        let lead = self.lead();
+        let status = (lead.pack() & 0xff) as u8;
+        (lead, self.told.swap(status, Ordering::AcqRel) != status)
     }
 
     /// Whether the nodes are to be looked at often: clients may wait.

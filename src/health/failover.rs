@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::clients::{Order, Registry};
 use crate::cluster::{Change, LeadStatus, Leadership, Node};
-use crate::pool::{PoolRegistry, Topology};
+use crate::pool::{Pool, PoolRegistry, Topology};
 
 /// Who is concerned when roles change.
 #[derive(Debug)]
@@ -17,14 +17,22 @@ pub(super) struct Concerned {
 impl Concerned {
     /// Decides anew who the primary is, after something was seen of a node.
     pub(super) fn reconsider(&self, topology: &Topology, leadership: &Arc<Leadership>) {
-        let before = leadership.lead();
         let change = leadership.reconsider(|change| prepare(topology, leadership, change));
-        let after = leadership.lead();
+        let (lead, is_news) = leadership.tell_news();
         if let Some(change) = &change {
             self.changed(change);
-        } else if after.status != before.status {
-            report(leadership, after.status);
+        } else if is_news {
+            report(leadership, lead.status);
         }
+        if is_news && let (false, Some(last)) = (lead.has_primary(), leadership.node(lead.index)) {
+            // They need not wait for the old one to time out: they wait for any.
+            self.pools_of(last).for_each(|pool| pool.send_away());
+        }
+    }
+
+    fn pools_of(&self, node: &Node) -> impl Iterator<Item = Arc<Pool>> {
+        let address = node.address.to_string();
+        self.pools.pools().into_iter().filter(move |pool| pool.key.node == address)
     }
 
     /// Nobody is sent to the old primary any more: whoever is there leaves it.
@@ -38,12 +46,8 @@ impl Concerned {
         if Arc::ptr_eq(from, &change.to) {
             return;
         }
-        let address = from.address.to_string();
         let now = Instant::now();
-        let mut holders: Vec<u32> = Vec::new();
-        for pool in self.pools.pools().into_iter().filter(|pool| pool.key.node == address) {
-            holders.extend(pool.leave_primary(now));
-        }
+        let holders: Vec<u32> = self.pools_of(from).flat_map(|pool| pool.leave_primary(now)).collect();
         for client in self.clients.snapshot() {
             if holders.contains(&client.id.0) {
                 client.order(Order::PrimaryChanged);

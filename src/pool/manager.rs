@@ -484,13 +484,18 @@ impl Pool {
         self.reap(now);
     }
 
-    /// Its node is no longer the primary: connections from before are closed, the idle ones at once, and who
-    /// waits is sent away to look for the new one. The numbers of the clients who hold connections.
-    pub fn leave_primary(&self, now: Instant) -> Vec<u32> {
+    /// Sends away who waits, to look for another node.
+    pub fn send_away(&self) {
         let waiters = self.gate.lock().drain_waiters();
         for waiter in waiters {
             let _ = waiter.sender.send(Err(CheckoutError::Moved));
         }
+    }
+
+    /// Its node is no longer the primary: connections from before are closed, the idle ones at once, and who
+    /// waits is sent away. The numbers of the clients who hold connections.
+    pub fn leave_primary(&self, now: Instant) -> Vec<u32> {
+        self.send_away();
         self.renew(now);
         let holders = self.servers().into_iter().map(|info| info.client.load(Ordering::Relaxed));
         holders.filter(|client| *client != 0).collect()

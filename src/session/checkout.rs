@@ -22,6 +22,8 @@ use super::error::{SessionError, checkout_response, no_primary};
 
 /// How much may be read ahead from a client that waits.
 const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
+/// How often who waits for a primary looks for a new configuration.
+const RELOAD_PERIOD: Duration = Duration::from_millis(500);
 
 impl ClientSession {
     /// Gets a server connection for `work`. `Ok(Err(response))`: there is none, and the client is to be
@@ -204,7 +206,7 @@ impl ClientSession {
         let now = Instant::now();
         self.handle().set_activity(Activity::Waiting, now);
         self.handle().begin_wait();
-        let mut timer = pin!(tokio::time::sleep(left));
+        let mut timer = pin!(tokio::time::sleep(left.min(RELOAD_PERIOD)));
         let result = poll_fn(|cx| {
             if leadership.poll_changed(client, seen, cx) || timer.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(true));
@@ -217,7 +219,11 @@ impl ClientSession {
         self.handle().set_activity(Activity::Idle, now);
         match result {
             Ok(_) if canceled => Ok(Some(checkout_response(&CheckoutError::Canceled, 0))),
-            Ok(_) => Ok(None),
+            Ok(_) => {
+                // Whoever corrects the configuration in the middle of a failover helps those who wait, too.
+                self.refresh_topology();
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

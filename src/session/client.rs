@@ -159,7 +159,7 @@ impl ClientSession {
     }
 
     /// Takes a new configuration, where no transaction sees it change.
-    fn refresh_topology(&mut self) {
+    pub(super) fn refresh_topology(&mut self) {
         if self.lease.is_some()
             || self.context.topology_version.load(Ordering::Acquire) == self.topology.version
         {
