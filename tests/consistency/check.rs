@@ -9,7 +9,7 @@ use pgweir::cli::local_cluster::{APP_DATABASE, APP_PASSWORD, APP_USER};
 use tokio_postgres::Config;
 
 use crate::client::{Client, Phase, Run, STUCK};
-use crate::disturb::{Disturbance, disturb};
+use crate::disturb::{Disturbance, Told, disturb};
 use crate::nodes::Nodes;
 use crate::options::Options;
 use crate::registers::Registers;
@@ -72,8 +72,11 @@ async fn check(options: &Options) -> Outcome {
         let left = whole - begun.elapsed().as_secs_f64();
         let phase =
             Arc::new(Phase::new(&run, number, disturbance, Duration::from_secs_f64(each.min(left).max(0.1))));
-        let stats = one_phase(&phase, &nodes, &config, &registers, options.clients).await;
-        judge.phase(&phase, &stats);
+        let (mut stats, seconds, told) =
+            one_phase(&phase, &nodes, &config, &registers, options.clients).await;
+        lost_writes(&nodes, &registers, &mut stats).await;
+        println!("{}", stats.line(&format!("{} {}", phase.number, phase.disturbance.name()), seconds));
+        judge.phase(&phase, &stats, &told);
         if options.phase.is_some() {
             break;
         }
@@ -114,7 +117,7 @@ async fn one_phase(
     config: &Config,
     registers: &Arc<Registers>,
     clients: u64,
-) -> Stats {
+) -> (Stats, f64, Vec<Told>) {
     let trouble = tokio::spawn(disturb(Arc::clone(phase), Arc::clone(nodes)));
     let sweeper = tokio::spawn({
         let (phase, nodes) = (Arc::clone(phase), Arc::clone(nodes));
@@ -138,16 +141,37 @@ async fn one_phase(
     for client in working {
         stats.add(&client.await.unwrap());
     }
-    println!(
-        "{}",
-        stats.line(&format!("{} {}", phase.number, phase.disturbance.name()), phase.elapsed().as_secs_f64())
-    );
+    let seconds = phase.elapsed().as_secs_f64();
     phase.end();
     sweeper.await.unwrap();
-    for told in trouble.await.unwrap() {
-        println!("    {told}");
+    (stats, seconds, trouble.await.unwrap())
+}
+
+/// Looks at every register on the primary itself, now that all is quiet.
+async fn lost_writes(nodes: &Arc<Nodes>, registers: &Arc<Registers>, stats: &mut Stats) {
+    let mut parts = Vec::new();
+    for (number, family) in registers.families().iter().enumerate() {
+        let (table, value) = (family.table, family.value);
+        parts.push(format!("SELECT {number}, id, {value} FROM {table} {}", family.group_by()));
     }
-    stats
+    let sql = parts.join(" UNION ALL ");
+    let answer = nodes
+        .blocking(move |nodes| nodes.cluster().access().psql_as_app(nodes.primary(), APP_DATABASE, &sql))
+        .await;
+    let mut found = 0;
+    for line in answer.lines() {
+        let fields: Vec<i64> = line.split('|').map(|field| field.parse().unwrap()).collect();
+        let register = registers.at(fields[0] as usize, fields[1] as i32);
+        let (expected, version) = (registers.acknowledged(register), fields[2]);
+        found += 1;
+        if version < expected {
+            let table = registers.families()[fields[0] as usize].table;
+            stats.fault(Fault::Lost, || {
+                format!("{table} id {}: {expected} was acknowledged, {version} is there", fields[1])
+            });
+        }
+    }
+    assert_eq!(found, registers.len(), "registers are gone");
 }
 
 /// Adds up, and knows what a level promises.
@@ -155,14 +179,26 @@ struct Judge {
     level: String,
     all: Stats,
     unexpected: BTreeMap<String, u64>,
+    complaints: Vec<String>,
 }
 
 impl Judge {
     fn new(level: &str) -> Self {
-        Self { level: level.to_owned(), all: Stats::default(), unexpected: BTreeMap::new() }
+        Self {
+            level: level.to_owned(),
+            all: Stats::default(),
+            unexpected: BTreeMap::new(),
+            complaints: Vec::new(),
+        }
     }
 
-    fn phase(&mut self, phase: &Phase, stats: &Stats) {
+    fn phase(&mut self, phase: &Phase, stats: &Stats, told: &[Told]) {
+        for one in told {
+            println!("    {}", one.text);
+            if !one.well {
+                self.complaints.push(one.text.clone());
+            }
+        }
         let quiet = matches!(phase.disturbance, Disturbance::Calm | Disturbance::Delay | Disturbance::Pause);
         for (error, count) in &stats.errors {
             let text = error.split_once(": ").map_or("", |(_, text)| text);
@@ -178,15 +214,17 @@ impl Judge {
 
     fn complaints(&self, clients: u64) -> Vec<String> {
         let forbidden: &[Fault] = match self.level.as_str() {
-            "eventual" => &[Fault::NeverWritten, Fault::TornSnapshot],
-            "session" => &[Fault::OwnWriteMissed, Fault::WentBack, Fault::NeverWritten, Fault::TornSnapshot],
+            "eventual" => &[Fault::NeverWritten, Fault::TornSnapshot, Fault::Lost],
+            "session" => &Fault::ALL[1..],
             _ => &Fault::ALL,
         };
-        let mut complaints: Vec<String> = forbidden
-            .iter()
-            .filter(|fault| self.all.faults(**fault) > 0)
-            .map(|fault| format!("{} {fault} under {}", self.all.faults(*fault), self.level))
-            .collect();
+        let mut complaints = self.complaints.clone();
+        complaints.extend(
+            forbidden
+                .iter()
+                .filter(|fault| self.all.faults(**fault) > 0)
+                .map(|fault| format!("{} {fault} under {}", self.all.faults(*fault), self.level)),
+        );
         complaints.extend(
             self.unexpected
                 .iter()

@@ -394,10 +394,10 @@ impl Client {
                 self.stats.fault(Fault::Stale, || describe(format!("{expected} or more")));
             }
             if got < own {
-                self.stats.fault(Fault::OwnWriteMissed, || describe(format!("{own}, its own,")));
+                self.stats.fault(Fault::OwnWriteMissed, || describe(format!("{own} (its own)")));
             }
             if got < before {
-                self.stats.fault(Fault::WentBack, || describe(format!("{before}, as before,")));
+                self.stats.fault(Fault::WentBack, || describe(format!("{before} (as before)")));
             }
             if got > newest {
                 self.stats.fault(Fault::NeverWritten, || describe(format!("{newest} or less")));

@@ -52,8 +52,19 @@ impl Disturbance {
     }
 }
 
-/// Brings the trouble again and again until the phase is over, then mends everything. Returns what is worth telling.
-pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<String> {
+/// A promotion of a phase: what is worth telling of it, and whether it went as it must.
+#[derive(Debug)]
+pub struct Told {
+    pub text: String,
+    pub well: bool,
+}
+
+/// New writes must succeed within this time of a promotion. pgweir should need a fifth of it; the machines that run
+/// tests are busy.
+const WRITES_AGAIN: Duration = Duration::from_secs(10);
+
+/// Brings the trouble again and again until the phase is over, then mends everything.
+pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
     let mut random = Random::of(&[phase.seed, 0xD157]);
     let mut told = Vec::new();
     let kind = phase.disturbance;
@@ -121,7 +132,7 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<String> {
 }
 
 /// Another node becomes the primary; the old one comes back as a replica.
-async fn switch(phase: &Phase, nodes: &Arc<Nodes>, how: Disturbance, random: &mut Random) -> String {
+async fn switch(phase: &Phase, nodes: &Arc<Nodes>, how: Disturbance, random: &mut Random) -> Told {
     let old = nodes.primary();
     let mode = if how == Disturbance::Failover { Mode::Immediate } else { Mode::Fast };
     let begun = Instant::now();
@@ -130,19 +141,22 @@ async fn switch(phase: &Phase, nodes: &Arc<Nodes>, how: Disturbance, random: &mu
     let new = nodes.blocking(Nodes::promote_best).await;
     let promoted = Instant::now();
     let before = phase.writes();
-    while phase.writes() == before && promoted.elapsed() < Duration::from_secs(30) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    while phase.writes() == before && promoted.elapsed() < WRITES_AGAIN && !phase.over() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let waited = promoted.elapsed();
+    let again = phase.writes() != before;
     phase.rest(range(random, 200, 1500)).await;
     nodes.blocking(move |nodes| nodes.cluster().rebuild(old, new)).await;
-    format!(
-        "{}: node {old} gone after {} ms, node {new} promoted at {} ms, first write acknowledged {} ms after that",
+    let text = format!(
+        "{}: node {old} gone after {} ms, node {new} promoted at {} ms, {} {} ms after that",
         how.name(),
         stopped.as_millis(),
         (promoted - begun).as_millis(),
+        if again { "a write acknowledged" } else { "no write acknowledged until" },
         waited.as_millis()
-    )
+    );
+    Told { text, well: again || waited < WRITES_AGAIN }
 }
 
 fn range(random: &mut Random, from: u64, to: u64) -> Duration {

@@ -117,7 +117,7 @@ impl Nodes {
     pub fn sweep_prepared(&self) {
         let primary = self.primary();
         let old =
-            "SELECT quote_literal(gid) FROM pg_prepared_xacts WHERE prepared < now() - interval '3 seconds'";
+            "SELECT quote_literal(gid) FROM pg_prepared_xacts WHERE prepared < now() - interval '10 seconds'";
         let Ok(names) = self.cluster.psql(primary, APP_DATABASE, old) else { return };
         for name in names.lines() {
             // Its own client may have been quicker.

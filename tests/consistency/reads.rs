@@ -32,10 +32,10 @@ pub enum Read {
     Leaf,
     SqlPrepared,
     Several,
-    ReadOnly,
+    TransactionReadOnly,
     Snapshot,
     Cursor,
-    ReadWrite,
+    TransactionReadWrite,
     CopyOut,
     Pipelined,
 }
@@ -55,10 +55,10 @@ impl Read {
         Self::Leaf,
         Self::SqlPrepared,
         Self::Several,
-        Self::ReadOnly,
+        Self::TransactionReadOnly,
         Self::Snapshot,
         Self::Cursor,
-        Self::ReadWrite,
+        Self::TransactionReadWrite,
         Self::CopyOut,
         Self::Pipelined,
     ];
@@ -70,7 +70,7 @@ impl Read {
         // Always the same for one family, so that a connection prepares few statements.
         let partner = registers.at((family + 1 + self as usize) % families, registers.id(first));
         match self {
-            Self::Join | Self::Subselect | Self::Several | Self::ReadOnly => vec![first, partner],
+            Self::Join | Self::Subselect | Self::Several | Self::TransactionReadOnly => vec![first, partner],
             // The same one at the end as at the beginning.
             Self::Snapshot => vec![first, first],
             Self::TwoOfOne => {
@@ -161,7 +161,7 @@ impl Read {
                 let sql = format!("{}; {}", table(0), table(1));
                 Ok((session.simple_values(&sql).await?, "simple"))
             }
-            Self::ReadOnly | Self::Snapshot => {
+            Self::TransactionReadOnly | Self::Snapshot => {
                 let begin = match self {
                     Self::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
                     _ => "START TRANSACTION READ ONLY",
@@ -172,7 +172,7 @@ impl Read {
                 session.simple("COMMIT").await?;
                 Ok((seen, "simple"))
             }
-            Self::ReadWrite => {
+            Self::TransactionReadWrite => {
                 session.simple("BEGIN").await?;
                 let seen = session.simple_values(&table(0)).await?;
                 session.simple("COMMIT").await?;
@@ -190,8 +190,8 @@ impl Read {
             }
             Self::Pipelined => {
                 let mut statements = Vec::new();
-                for target in 0..targets.len() {
-                    statements.push(prepared_table(session, targets[target], registers).await?);
+                for target in targets {
+                    statements.push(prepared_table(session, *target, registers).await?);
                 }
                 let ids: Vec<i32> = targets.iter().map(|target| registers.id(*target)).collect();
                 let parameters: Vec<[&(dyn ToSql + Sync); 1]> =

@@ -51,11 +51,20 @@ pub enum Fault {
     NeverWritten,
     /// Two reads of one snapshot differ.
     TornSnapshot,
+    /// Acknowledged, and not there any more when all is quiet.
+    Lost,
 }
 
 impl Fault {
-    pub const ALL: [Self; 5] =
-        [Self::Stale, Self::OwnWriteMissed, Self::WentBack, Self::NeverWritten, Self::TornSnapshot];
+    /// All of them; only the first is one that `session` allows.
+    pub const ALL: [Self; 6] = [
+        Self::Stale,
+        Self::OwnWriteMissed,
+        Self::WentBack,
+        Self::NeverWritten,
+        Self::TornSnapshot,
+        Self::Lost,
+    ];
 }
 
 impl Display for Fault {
@@ -66,6 +75,7 @@ impl Display for Fault {
             Self::WentBack => "reads that went back",
             Self::NeverWritten => "versions never written",
             Self::TornSnapshot => "torn snapshots",
+            Self::Lost => "acknowledged writes lost",
         })
     }
 }
@@ -143,7 +153,7 @@ impl Stats {
             self.faults(Fault::Stale),
             self.faults(Fault::OwnWriteMissed),
             self.faults(Fault::WentBack),
-            self.faults(Fault::NeverWritten) + self.faults(Fault::TornSnapshot),
+            self.faults(Fault::NeverWritten) + self.faults(Fault::TornSnapshot) + self.faults(Fault::Lost),
             self.errors.values().sum::<u64>(),
         )
     }
@@ -151,11 +161,11 @@ impl Stats {
     /// By way of reading and writing, errors and samples.
     pub fn details(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "\nreads by way           reads   by replicas");
+        let _ = writeln!(text, "\nreads by way             reads   by replicas");
         for (way, count) in &self.reads {
             let _ = writeln!(
                 text,
-                "  {:<18} {:>7} {:>9.1} %",
+                "  {:<20} {:>7} {:>11.1} %",
                 format!("{way:?}"),
                 count.operations,
                 100.0 * count.replica_share()
@@ -166,8 +176,16 @@ impl Stats {
             let _ = writeln!(text, "  {:<22} {count:>7}", format!("{way:?}"));
         }
         let _ = writeln!(text, "\nfailed: {} reads, {} writes", self.failed_reads, self.failed_writes);
+        let mut by_text: BTreeMap<&str, (u64, Vec<&str>)> = BTreeMap::new();
         for (error, count) in &self.errors {
-            let _ = writeln!(text, "  {count:>7}  {error}");
+            let (way, said) = error.split_once(": ").unwrap_or(("", error));
+            let one = by_text.entry(said).or_default();
+            one.0 += count;
+            one.1.push(way);
+        }
+        for (said, (count, ways)) in by_text {
+            let more = if ways.len() > 5 { ", …" } else { "" };
+            let _ = writeln!(text, "  {count:>7}  {said}  ({}{more})", ways[..ways.len().min(5)].join(", "));
         }
         for (fault, samples) in &self.samples {
             let _ = writeln!(text, "\n{fault}: {}, for example", self.faults(*fault));

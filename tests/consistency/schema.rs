@@ -17,6 +17,13 @@ pub struct Family {
     columns: &'static str,
 }
 
+impl Family {
+    /// What makes one row of each id.
+    pub fn group_by(&self) -> &'static str {
+        if self.value == "version" { "" } else { "GROUP BY id" }
+    }
+}
+
 const fn family(table: &'static str) -> Family {
     Family { table, value: "version", first: 0, last: i64::MAX, columns: ", PRIMARY KEY (id)" }
 }
@@ -182,7 +189,7 @@ pub fn sql(families: &[Family], n: usize) -> String {
                  'SELECT {value} FROM {table} WHERE id = i';
              CREATE FUNCTION {table}_look(i int) RETURNS bigint STABLE LANGUAGE plpgsql AS
                  'BEGIN RETURN (SELECT version FROM {table}_v WHERE id = i); END';\n",
-            group = if *value == "version" { "" } else { "GROUP BY id" },
+            group = family.group_by(),
         );
     }
     if has("child") {

@@ -1,5 +1,6 @@
 //! What tests do to the nodes of a running cluster: stop, start, hold back, promote.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
@@ -91,7 +92,7 @@ impl LocalCluster {
             ("cluster_name", name.clone()),
             ("primary_conninfo", self.conninfo(upstream, name)),
         ] {
-            text.push_str(&format!("{key} = '{value}'\n"));
+            let _ = writeln!(text, "{key} = '{value}'");
         }
         io("writing postgresql.auto.conf", files::private_file(&path, &text, self.run_as))?;
         io("marking a standby", files::private_file(&data.join("standby.signal"), "", self.run_as))?;
