@@ -76,11 +76,12 @@ pub(super) const HEALTH_TIMEOUT: Duration = seconds(2);
 
 /// The point of having replicas.
 pub(super) const READS: Reads = Reads::Replica;
-/// An unmodified application must see what it wrote.
-pub(super) const CONSISTENCY: Consistency = Consistency::Session;
+/// Nobody can tell that replicas serve the reads.
+pub(super) const CONSISTENCY: Consistency = Consistency::Strong;
 /// A replica this far behind is in trouble, not merely busy.
 pub(super) const MAX_REPLICA_LAG: Duration = seconds(10);
-pub(super) const CATALOG_REFRESH: Duration = Duration::ZERO;
+/// Changes made elsewhere are rare, and a look at an unchanged catalog takes milliseconds.
+pub(super) const CATALOG_REFRESH: Duration = seconds(60);
 /// The share of a node nobody gave a weight.
 pub(super) const WEIGHT: u32 = 1;
 

@@ -14,9 +14,9 @@ use crate::server::{ConnectError, ServerConn, ServerTarget};
 
 /// Time between two probes of a primary while clients wait for an answer; all tickets taken meanwhile are
 /// answered by one probe.
-const HORIZON_PERIOD: Duration = Duration::from_millis(3);
+const HORIZON_PERIOD: Duration = Duration::from_millis(5);
 /// Time between two probes of a replica while clients wait for it to catch up.
-const CATCH_UP_PERIOD: Duration = Duration::from_millis(3);
+const CATCH_UP_PERIOD: Duration = Duration::from_millis(5);
 /// A replica that does not catch up for so long is looked at at the usual pace again.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -49,9 +49,10 @@ impl Prober {
         loop {
             self.leave_if_told();
             let ticket = self.node.horizon.newest_ticket();
+            let asked = Instant::now();
             let limit = self.topology.config.health.timeout;
             match timeout(limit, self.probe()).await {
-                Ok(Ok(Some((in_recovery, position)))) => self.succeeded(in_recovery, position, ticket),
+                Ok(Ok(Some((in_recovery, position)))) => self.succeeded(in_recovery, position, ticket, asked),
                 // It cannot be asked for the moment, which says nothing about it.
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => self.failed(&error),
@@ -132,12 +133,12 @@ impl Prober {
         }
     }
 
-    fn succeeded(&self, in_recovery: bool, position: Lsn, ticket: u64) {
+    fn succeeded(&self, in_recovery: bool, position: Lsn, ticket: u64, asked: Instant) {
         let now = Instant::now();
         let node = &self.node;
         let before = (node.state(), node.role());
         node.set_in_recovery(in_recovery);
-        node.set_position(position);
+        node.set_position(position, asked);
         let mut state = NodeState::Up;
         if in_recovery {
             if let Some((bytes, late)) = self.lag(now, position) {
@@ -154,6 +155,7 @@ impl Prober {
                 self.tell_replicas(node.horizon.newest_position());
             }
         }
+        self.settle_tables(in_recovery, ticket, position, asked);
         node.set_state(state);
         if before.0 != state || before.1 != node.role() {
             let role = if in_recovery { "replica" } else { "primary" };
@@ -188,6 +190,22 @@ impl Prober {
     fn lag_limit(&self) -> Option<Duration> {
         let limits: Vec<_> = self.primaries().map(|(_, limit)| limit).collect();
         if limits.iter().any(Duration::is_zero) { None } else { limits.into_iter().max() }
+    }
+
+    /// Tables written to learn how far, and are forgotten once all replicas have got there.
+    fn settle_tables(&self, in_recovery: bool, ticket: u64, position: Lsn, asked: Instant) {
+        for entry in self.topology.databases() {
+            if !entry.horizons.is_watched() {
+                continue;
+            }
+            if !in_recovery && Arc::ptr_eq(&entry.cluster.primary, &self.node) {
+                entry.horizons.position_known(ticket, position, asked);
+            }
+            if in_recovery && entry.cluster.replicas.iter().any(|r| Arc::ptr_eq(&r.node, &self.node)) {
+                let least = entry.cluster.replicas.iter().map(|r| r.node.position()).min();
+                entry.horizons.collect(least.unwrap_or_default());
+            }
+        }
     }
 
     /// Clients wait for replicas to reach `position`: their probes look closely now.

@@ -12,8 +12,10 @@ use parking_lot::Mutex;
 
 use crate::auth::ScramCache;
 use crate::catalog::CatalogCell;
-use crate::cluster::{Cluster, Node, NodeAddress, Replica};
-use crate::config::{ClientPassword, Config, Database, NodeSettings, PoolSettings, Secret, ServerTlsMode};
+use crate::cluster::{Cluster, Node, NodeAddress, Replica, TableHorizons};
+use crate::config::{
+    ClientPassword, Config, Database, NodeSettings, PoolSettings, Reads, Secret, ServerTlsMode,
+};
 use crate::net::tls::ServerTlsConnector;
 use crate::protocol::parameters::Parameters;
 use crate::route::Reason;
@@ -69,9 +71,29 @@ pub struct DatabaseEntry {
     pub catalog_epoch: Arc<AtomicU64>,
     /// Reported settings by (user, startup settings).
     pub reported: ReportedCache,
-    /// What its catalog says.
+    /// What its catalog says; shared by all names of the same database.
     pub catalog: Arc<CatalogCell>,
+    /// How far replicas must have got to be read from; shared likewise.
+    pub horizons: Arc<TableHorizons>,
 }
+
+impl DatabaseEntry {
+    /// Whether reads of its clients may go elsewhere than writes.
+    pub fn splits_reads(&self) -> bool {
+        !self.cluster.replicas.is_empty() && self.settings.routing.reads != Reads::Primary
+    }
+}
+
+/// What is known of a database on a primary, under whatever names clients reach it.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    catalog: Arc<CatalogCell>,
+    horizons: Arc<TableHorizons>,
+    catalog_epoch: Arc<AtomicU64>,
+}
+
+/// By the primary and the name there.
+type KnownDatabases = HashMap<(NodeAddress, String), Known>;
 
 /// The snapshot.
 #[derive(Debug)]
@@ -83,6 +105,8 @@ pub struct Topology {
     nodes: BTreeMap<NodeAddress, Arc<Node>>,
     databases: BTreeMap<String, Arc<DatabaseEntry>>,
     of_wildcard: Mutex<BTreeMap<String, Arc<DatabaseEntry>>>,
+    /// What is known of the databases above.
+    facts: Mutex<KnownDatabases>,
     tls: Option<Arc<ServerTlsConnector>>,
     scram: Arc<ScramCache>,
 }
@@ -111,9 +135,11 @@ impl Topology {
                 .collect(),
         };
         let mut databases = BTreeMap::new();
+        let mut facts = previous.map(|p| p.facts.lock().clone()).unwrap_or_default();
         for (name, settings) in &config.databases {
             let before = previous.and_then(|p| p.known(name));
-            databases.insert(name.clone(), entry(name, settings, cluster(settings), before.as_deref()));
+            let made = entry(name, settings, cluster(settings), before.as_deref(), &mut facts);
+            databases.insert(name.clone(), made);
         }
         if let Some(wildcard) = &config.wildcard_database {
             cluster(wildcard);
@@ -124,6 +150,7 @@ impl Topology {
             nodes,
             databases,
             of_wildcard: Mutex::default(),
+            facts: Mutex::new(facts),
             tls,
             scram,
         }
@@ -154,12 +181,29 @@ impl Topology {
             primary: node(&settings.primary)?,
             replicas: settings.replicas.iter().filter_map(replica).collect(),
         };
-        let made = entry(name, settings, cluster, None);
         let mut of_wildcard = self.of_wildcard.lock();
-        if of_wildcard.len() < WILDCARD_DATABASES_MAX {
-            of_wildcard.insert(name.to_owned(), Arc::clone(&made));
+        if let Some(found) = of_wildcard.get(name) {
+            return Some(Arc::clone(found));
         }
+        // One that is not kept knows of no write but its own clients'.
+        let mut facts = self.facts.lock();
+        if of_wildcard.len() >= WILDCARD_DATABASES_MAX {
+            return Some(entry(
+                name,
+                settings,
+                Cluster { replicas: Vec::new(), ..cluster },
+                None,
+                &mut HashMap::new(),
+            ));
+        }
+        let made = entry(name, settings, cluster, None, &mut facts);
+        of_wildcard.insert(name.to_owned(), Arc::clone(&made));
         Some(made)
+    }
+
+    /// How many databases are in use.
+    pub fn databases_count(&self) -> usize {
+        self.databases.len() + self.of_wildcard.lock().len()
     }
 
     /// Databases in use, by name.
@@ -270,19 +314,28 @@ fn entry(
     settings: &Database,
     cluster: Cluster,
     before: Option<&DatabaseEntry>,
+    facts: &mut KnownDatabases,
 ) -> Arc<DatabaseEntry> {
     // Of another database, or of another primary, nothing is known.
-    let same = before.filter(|entry| {
-        Arc::ptr_eq(&entry.cluster.primary, &cluster.primary)
-            && entry.settings.server_database == settings.server_database
-    });
-    Arc::new(DatabaseEntry {
-        catalog: same.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog)),
+    let on_server = settings.server_database.clone().unwrap_or_else(|| name.to_owned());
+    let known = facts.entry((cluster.primary.address.clone(), on_server)).or_default().clone();
+    if let Some(before) = before {
+        // What was prepared under the old number stays older.
+        let epoch = before.catalog_epoch.load(Ordering::Acquire);
+        known.catalog_epoch.fetch_max(epoch, Ordering::AcqRel);
+    }
+    let entry = DatabaseEntry {
+        catalog: known.catalog,
+        horizons: known.horizons,
+        catalog_epoch: known.catalog_epoch,
         name: name.to_owned(),
         settings: settings.clone(),
         cluster,
         routes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.routes)),
-        catalog_epoch: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog_epoch)),
         reported: Mutex::default(),
-    })
+    };
+    if entry.splits_reads() {
+        entry.horizons.watch();
+    }
+    Arc::new(entry)
 }

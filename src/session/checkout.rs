@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use crate::catalog::Resolved;
 use crate::clients::{Activity, Order};
-use crate::cluster::{Node, NodeState, Role};
+use crate::cluster::{Lsn, Node, NodeState, Role, TableSet};
 use crate::config::{Consistency, PoolMode};
 use crate::pool::{CheckoutError, Pool, ServerLease};
 use crate::protocol::ErrorResponse;
 use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
 use crate::server::ServerActivity;
+use crate::sql::HintRole;
 
 use super::client::ClientSession;
 use super::error::{SessionError, checkout_response};
@@ -29,8 +31,9 @@ impl ClientSession {
     pub(super) async fn checkout(
         &mut self,
         work: Work,
+        needs: Needs<'_>,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
-        let result = self.checkout_uncounted(work).await?;
+        let result = self.checkout_uncounted(work, needs).await?;
         if let Ok(lease) = &result {
             self.database.routes.count(self.reason);
             self.link(lease);
@@ -42,8 +45,9 @@ impl ClientSession {
     pub(super) async fn checkout_uncounted(
         &mut self,
         work: Work,
+        needs: Needs<'_>,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
-        let mut route = self.route(work);
+        let (mut route, mut freshness) = self.route(work, needs);
         let mut failures = 0;
         loop {
             let pool = self.pool(route.target);
@@ -52,7 +56,12 @@ impl ClientSession {
                 None => self.wait(&pool).await?,
             };
             match (result, route.target) {
-                (Ok(lease), _) => {
+                (Ok(mut lease), target) => {
+                    if target != Target::Primary && !is_fresh(&mut lease, freshness).await {
+                        lease.checkin();
+                        route = Route { target: Target::Primary, reason: Reason::ReplicasBehind };
+                        continue;
+                    }
                     self.target = route.target;
                     self.reason = route.reason;
                     return Ok(Ok(lease));
@@ -63,30 +72,42 @@ impl ClientSession {
                     // would be chosen again.
                     let elsewhere = error.is_node_down() && failures <= self.database.cluster.replicas.len();
                     let primary = Route { target: Target::Primary, reason: Reason::ReplicaFailed };
-                    route = if elsewhere { self.route(work) } else { primary };
+                    (route, freshness) =
+                        if elsewhere { self.route(work, needs) } else { (primary, freshness) };
                 }
                 (Err(error), _) => return Ok(Err(checkout_response(&error, pool.settings().size))),
             }
         }
     }
 
-    fn route(&mut self, work: Work) -> Route {
+    fn route(&mut self, work: Work, needs: Needs<'_>) -> (Route, Freshness) {
         if self.mode == PoolMode::Session {
-            return Route { target: Target::Primary, reason: Reason::Pinned };
+            return (Route { target: Target::Primary, reason: Reason::Pinned }, Freshness::Any);
         }
         let routing = &self.database.settings.routing;
-        let freshness = match routing.consistency {
-            Consistency::Eventual => Freshness::Any,
-            Consistency::Session => self.last_write.freshness(&self.database.cluster),
+        let consistency = routing.consistency;
+        let horizons = &self.database.horizons;
+        let freshness = match (consistency, needs) {
+            (Consistency::Eventual, _) | (_, Needs::Nothing) => Freshness::Any,
+            (Consistency::Session, _) => self.last_write.freshness(&self.database.cluster),
+            // What it will read is not known when it begins.
+            (Consistency::Strong, Needs::Tables(_)) if work.begins_read_only => {
+                horizons.freshness(&TableSet::All)
+            }
+            (Consistency::Strong, Needs::Tables(resolved)) => {
+                horizons.freshness_of(resolved.iter().map(|resolved| &resolved.reads))
+            }
         };
-        let view = SessionView { reads: routing.reads, freshness };
+        let accepts_stale = work.hint == Some(HintRole::Replica);
+        let view = SessionView { reads: routing.reads, freshness, consistency };
         let cluster = &self.database.cluster;
         let max_lag = routing.max_replica_lag;
         let replicas: SmallVec<[NodeView; 8]> =
             cluster.replicas.iter().map(|r| node_view(&r.node, r.weight, Role::Replica, max_lag)).collect();
         let primary = node_view(&cluster.primary, 1, Role::Primary, max_lag);
         self.turn = self.turn.wrapping_add(1);
-        route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn)
+        let route = route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn);
+        (route, if accepts_stale { Freshness::Any } else { freshness })
     }
 
     /// The pool of a target.
@@ -190,6 +211,34 @@ impl ClientSession {
         );
         lease.pool().stats.assignments.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// What a batch must see.
+#[derive(Clone, Copy)]
+pub(super) enum Needs<'a> {
+    /// Nothing that clients have written.
+    Nothing,
+    /// What was written to the tables that these read.
+    Tables(&'a [Arc<Resolved>]),
+}
+
+/// Whether a replica shows by this connection what it must. Its position was known when it was chosen, but it may
+/// have crashed since, and a standby that comes back can be read before it is where it was. So a connection that is
+/// younger than the last probe is asked itself.
+async fn is_fresh(lease: &mut ServerLease, freshness: Freshness) -> bool {
+    let needed = match freshness {
+        Freshness::Any => return true,
+        Freshness::NotKnownYet => return false,
+        Freshness::At(needed) => needed,
+    };
+    if let Some(position) = lease.pool().node.position_since(lease.opened_at) {
+        return position >= needed;
+    }
+    // NULL when it is no standby any more.
+    let answer = lease.simple_query("SELECT pg_catalog.pg_last_wal_replay_lsn()").await;
+    lease.unnamed = None;
+    let position = answer.ok().and_then(|rows| rows.into_iter().next()?.into_iter().next()??.parse().ok());
+    position.is_some_and(|position: Lsn| position >= needed)
 }
 
 fn node_view(node: &Node, weight: u32, role: Role, max_lag: Duration) -> NodeView {

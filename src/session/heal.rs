@@ -89,7 +89,7 @@ impl ClientSession {
                     let limit = self.topology.config.limits.message_bytes;
                     let (reading, epoch) = (&self.reading, self.catalog_epoch);
                     let again =
-                        plan(&rest, &self.context, self.lex, &self.statements, reading, epoch, limit)?;
+                        plan(&rest, &self.context, self.lex, &self.statements, reading, epoch, None, limit)?;
                     let batch = Batch { end, len: rest.len() };
                     return self.build_extended(lease, &rest, again, batch);
                 }
