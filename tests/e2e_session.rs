@@ -51,6 +51,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 async fn replicas_up(app: &InProcess, database: &str) {
     let entry = app.context.topology.load().database(database).unwrap();
     until("all nodes up", || entry.cluster.nodes().all(|node| node.state() == NodeState::Up)).await;
+    until("the catalog is known", || entry.catalog.load().catalog().is_some()).await;
 }
 
 #[tokio::test]
@@ -120,7 +121,8 @@ async fn a_client_reads_its_own_writes() {
     let options = LocalClusterOptions::with_replicas(1).set_on(1, "recovery_min_apply_delay", "500ms");
     let cluster = LocalCluster::start(&options).unwrap();
     cluster.access().psql_as_app(0, "app", "CREATE TABLE t (i int)").unwrap();
-    let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
+    let yaml = format!("routing: {{consistency: session}}\n{}", support::sections(cluster.access(), "app"));
+    let app = InProcess::start(&yaml).await;
     let writer = app.client("app").await;
     let other = app.client("app").await;
     replicas_up(&app, "app").await;

@@ -5,7 +5,7 @@
 //! the next refresh.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Context;
 use std::time::Instant;
 
@@ -78,6 +78,8 @@ pub struct DdlTicket(());
 pub struct CatalogCell {
     snapshot: ArcSwap<Snapshot>,
     waker: AtomicWaker,
+    /// Somebody would have used it, had it been there.
+    missed: AtomicBool,
     /// Changes with each DDL that begins or ends.
     generation: AtomicU64,
     inner: Mutex<Inner>,
@@ -98,6 +100,7 @@ impl Default for CatalogCell {
         Self {
             snapshot: ArcSwap::from_pointee(Snapshot::new(None)),
             waker: AtomicWaker::new(),
+            missed: AtomicBool::new(false),
             generation: AtomicU64::new(1),
             inner: Mutex::default(),
         }
@@ -135,6 +138,18 @@ impl CatalogCell {
         if std::mem::take(&mut inner.state.present) {
             self.snapshot.store(Arc::new(Snapshot::new(None)));
         }
+    }
+
+    /// A statement could not be resolved for want of a catalog: it is looked for soon.
+    pub fn miss(&self) {
+        if !self.missed.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// For the loader, before it asks: whatever was missed before is looked for now.
+    pub fn looking(&self) {
+        self.missed.store(false, Ordering::Release);
     }
 
     /// For the loader, before it asks: what to give back with the answer.
@@ -193,11 +208,19 @@ impl CatalogCell {
         news
     }
 
-    /// Whether a load is due because of DDL; if not, the task is woken when it is.
+    /// Nobody uses it.
+    pub fn forget_unused(&self) {
+        let mut inner = self.inner.lock();
+        if std::mem::take(&mut inner.state.present) {
+            self.snapshot.store(Arc::new(Snapshot::new(None)));
+        }
+    }
+
+    /// Whether a load is due because of DDL or because one is missed; if not, the task is woken when it is.
     pub fn poll_wanted(&self, cx: &Context<'_>) -> bool {
         self.waker.register(cx.waker());
         let inner = self.inner.lock();
-        inner.ddl == 0 && inner.looked_at != self.generation()
+        inner.ddl == 0 && (inner.looked_at != self.generation() || self.missed.load(Ordering::Acquire))
     }
 
     /// Where it stands.

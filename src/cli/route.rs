@@ -8,7 +8,7 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use crate::catalog::{self, Catalog, Resolved, SearchPath};
 use crate::cluster::{Lsn, TableSet};
-use crate::config::Reads;
+use crate::config::{Consistency, Reads};
 use crate::route::{ClusterView, Freshness, NodeView, SessionView, Target, Work, decide};
 use crate::sql::{LexOptions, Statement, StatementCache};
 
@@ -109,7 +109,7 @@ pub(crate) fn explain(statement: &Statement) -> String {
 
 fn explain_resolved(statement: &Statement, resolved: &Resolved, dump: &Dump) -> String {
     let mut out = Explanation::default();
-    out.decision(Work { effect: resolved.effect, ..Work::of(statement) });
+    out.decision(Work::with_effect(statement, resolved.effect, None));
     out.line("effect", resolved.effect.label());
     out.line("because", &resolved.reason.to_string());
     out.text(statement);
@@ -149,7 +149,11 @@ impl Explanation {
 
     fn decision(&mut self, work: Work) {
         let node = NodeView { usable: true, replayed: Lsn(0), in_flight: 0, weight: 1 };
-        let session = SessionView { reads: Reads::Replica, freshness: Freshness::Any };
+        let session = SessionView {
+            reads: Reads::Replica,
+            freshness: Freshness::Any,
+            consistency: Consistency::Strong,
+        };
         let route = decide(work, session, ClusterView { primary: node, replicas: &[node] }, 0);
         let target = match route.target {
             Target::Primary => "primary",

@@ -1,8 +1,10 @@
 //! One PostgreSQL server and what is known of it.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Context;
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
@@ -95,6 +97,9 @@ pub struct Node {
     alarm_waker: AtomicWaker,
     /// Position written (primary) or replayed (replica), as of the last probe.
     position: AtomicU64,
+    /// When the probe that read it asked, in microseconds since the first one did.
+    asked_micros: AtomicU64,
+    first_asked: OnceLock<Instant>,
     lag_bytes: AtomicU64,
     lag_micros: AtomicU64,
     /// Statements running on it now, sent by us.
@@ -128,6 +133,8 @@ impl Node {
             alarm: AtomicBool::new(false),
             alarm_waker: AtomicWaker::new(),
             position: AtomicU64::new(0),
+            asked_micros: AtomicU64::new(0),
+            first_asked: OnceLock::new(),
             lag_bytes: AtomicU64::new(0),
             lag_micros: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
@@ -246,9 +253,21 @@ impl Node {
         Lsn(self.position.load(Ordering::Acquire))
     }
 
-    /// Records a position; it may go back when the node was rebuilt.
-    pub fn set_position(&self, position: Lsn) {
+    /// Records a position that was asked for at `asked`; it may go back when the node was rebuilt or has crashed.
+    pub fn set_position(&self, position: Lsn, asked: Instant) {
+        // The position first: whoever sees the time sees this position or a later one.
         self.position.store(position.0, Ordering::Release);
+        let first = *self.first_asked.get_or_init(|| asked);
+        let micros = asked.saturating_duration_since(first).as_micros();
+        self.asked_micros.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    /// The position as it holds for a connection that was opened at `opened` and lives: a server that has crashed
+    /// in between may show less than it did. `None`: nobody has asked since.
+    pub fn position_since(&self, opened: Instant) -> Option<Lsn> {
+        let first = *self.first_asked.get()?;
+        let asked = Duration::from_micros(self.asked_micros.load(Ordering::Acquire));
+        (first + asked > opened).then(|| self.position())
     }
 
     /// Asks the probe of this replica to watch closely until it has replayed `position`.

@@ -20,7 +20,7 @@
 //! Bounded: of more than `tables_max` tables, known ones are folded into the mark for all.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -79,6 +79,7 @@ pub struct HorizonStats {
 pub struct TableHorizons {
     /// Zero while there is no mark at all: reads then need no lock.
     marks: AtomicU64,
+    watched: AtomicBool,
     floor: AtomicU64,
     inner: RwLock<Inner>,
     tables_max: usize,
@@ -129,7 +130,24 @@ impl Default for TableHorizons {
 impl TableHorizons {
     /// No marks; at most about `tables_max` of them at any time.
     pub fn new(tables_max: usize) -> Self {
-        Self { marks: AtomicU64::new(0), floor: AtomicU64::new(0), inner: RwLock::default(), tables_max }
+        Self {
+            marks: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
+            floor: AtomicU64::new(0),
+            inner: RwLock::default(),
+            tables_max,
+        }
+    }
+
+    /// From now on somebody reads from replicas.
+    pub fn watch(&self) {
+        self.watched.store(true, Ordering::Release);
+    }
+
+    /// Whether anybody does, so that writes need marks.
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
     }
 
     /// Marks `tables` before a statement that may write them is sent.
@@ -157,12 +175,13 @@ impl TableHorizons {
         PendingWrite { tables }
     }
 
-    /// The write's commit was acknowledged just now; `primary` gives its ticket.
+    /// The write's commit was acknowledged just now; `primary` is whose horizon gives its ticket.
     #[allow(clippy::needless_pass_by_value, reason = "it cannot be settled twice")]
-    pub fn committed(&self, write: PendingWrite, primary: &WriteHorizon) {
+    pub fn committed<'a>(&self, write: PendingWrite, primary: impl FnOnce() -> &'a WriteHorizon) {
         let mut inner = self.inner.write();
-        // Under the lock: a probe that answers this ticket finds the mark.
-        let ticket = primary.take_ticket();
+        // Under the lock: a probe that answers this ticket finds the mark, and a change of the primary either sees
+        // the mark or was seen by `primary`.
+        let ticket = primary().take_ticket();
         inner.settle(&write.tables, ticket);
         self.count(&inner);
     }
@@ -222,6 +241,11 @@ impl TableHorizons {
 
     /// How fresh a replica must be to read `tables`.
     pub fn freshness(&self, tables: &TableSet) -> Freshness {
+        self.freshness_of(std::iter::once(tables))
+    }
+
+    /// How fresh a replica must be to read all of these.
+    pub fn freshness_of<'a>(&self, tables: impl Iterator<Item = &'a TableSet>) -> Freshness {
         // The floor is read after the marks: a mark is only dropped once the floor is at it.
         if self.marks.load(Ordering::Acquire) == 0 {
             return at(Lsn(self.floor.load(Ordering::Acquire)));
@@ -231,17 +255,19 @@ impl TableHorizons {
         if inner.all.open() {
             return Freshness::NotKnownYet;
         }
-        match tables {
-            TableSet::All if inner.open > 0 => return Freshness::NotKnownYet,
-            TableSet::All if inner.tables.is_empty() => {}
-            TableSet::All => position = position.max(inner.furthest),
-            TableSet::Some(ids) => {
-                for id in ids.iter() {
-                    let Some(mark) = inner.tables.get(id) else { continue };
-                    if mark.open() {
-                        return Freshness::NotKnownYet;
+        for tables in tables {
+            match tables {
+                TableSet::All if inner.open > 0 => return Freshness::NotKnownYet,
+                TableSet::All if inner.tables.is_empty() => {}
+                TableSet::All => position = position.max(inner.furthest),
+                TableSet::Some(ids) => {
+                    for id in ids.iter() {
+                        let Some(mark) = inner.tables.get(id) else { continue };
+                        if mark.open() {
+                            return Freshness::NotKnownYet;
+                        }
+                        position = position.max(mark.position);
                     }
-                    position = position.max(mark.position);
                 }
             }
         }

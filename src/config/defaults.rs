@@ -79,13 +79,14 @@ pub(super) const RECOVER_AFTER: u32 = 2;
 
 /// The point of having replicas.
 pub(super) const READS: Reads = Reads::Replica;
-/// An unmodified application must see what it wrote.
-pub(super) const CONSISTENCY: Consistency = Consistency::Session;
+/// Nobody can tell that replicas serve the reads.
+pub(super) const CONSISTENCY: Consistency = Consistency::Strong;
 /// A replica this far behind is in trouble, not merely busy.
 pub(super) const MAX_REPLICA_LAG: Duration = seconds(10);
 /// A failover takes a few seconds; a client that waits for longer would rather hear of it.
 pub(super) const FAILOVER_WAIT: Duration = seconds(10);
-pub(super) const CATALOG_REFRESH: Duration = Duration::ZERO;
+/// Changes made elsewhere are rare, and a look at an unchanged catalog takes milliseconds.
+pub(super) const CATALOG_REFRESH: Duration = seconds(60);
 /// The share of a node nobody gave a weight.
 pub(super) const WEIGHT: u32 = 1;
 

@@ -18,7 +18,7 @@ const LATER_KEYS: &[(&str, &[&str])] = &[
 /// As `LATER_KEYS`, below a name people choose.
 const LATER_DATABASE_KEYS: &[&str] = &["shards", "sharded_tables", "everywhere_tables"];
 
-const LATER_WORDS: &[&str] = &["strong", "cert", "peer", "hba"];
+const LATER_WORDS: &[&str] = &["cert", "peer", "hba"];
 
 /// A key that is not one of `known`.
 pub(super) fn unknown_key(key: &str, place: &Place, known: &[&str]) -> Complaint {

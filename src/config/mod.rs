@@ -299,6 +299,8 @@ pub enum Consistency {
     Eventual,
     /// A client sees its own writes.
     Session,
+    /// A read sees every write that was acknowledged to anybody before it began.
+    Strong,
 }
 
 /// Routing of one database.

@@ -57,4 +57,4 @@ names!(ServerTlsMode, "a TLS mode for servers": "disable" => Disable, "prefer" =
 names!(Reads, "a place for reads":
     "replica" => Replica, "replica_or_primary" => ReplicaOrPrimary, "primary" => Primary);
 names!(Sequences, "a way to treat currval and lastval": "refuse" => Refuse, "pin" => Pin);
-names!(Consistency, "a consistency": "eventual" => Eventual, "session" => Session);
+names!(Consistency, "a consistency": "eventual" => Eventual, "session" => Session, "strong" => Strong);

@@ -19,6 +19,8 @@ use crate::server::ServerConn;
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
 /// Time from a failure to the next look, at most.
 const RETRY: Duration = Duration::from_secs(5);
+/// Time from a failure to the next look, at least, however often it is missed.
+const RETRY_MISSED: Duration = Duration::from_millis(500);
 /// Time between two looks, at least, however much DDL there is.
 const GAP: Duration = Duration::from_millis(50);
 
@@ -34,20 +36,42 @@ impl Keeper {
         Self { entry, topology, connection: None }
     }
 
-    /// Whether there is anything to keep: not for names that clients thought of, nor when it is switched off.
+    /// Whether there is anything to keep: not without replicas, nor when it is switched off.
     pub(super) fn is_for(entry: &DatabaseEntry) -> bool {
-        entry.settings.name != "*" && !entry.settings.routing.catalog_refresh.is_zero()
+        entry.splits_reads() && !entry.settings.routing.catalog_refresh.is_zero()
+    }
+
+    /// It was made of a name that a client thought of: the database may not be there, or not any more.
+    fn may_be_gone(&self) -> bool {
+        self.entry.settings.name == "*"
+    }
+
+    /// How many statements had a choice of nodes so far.
+    fn uses(&self) -> u64 {
+        self.entry.routes.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Nobody needs what is known of a database that nobody uses; it is looked for again when it is missed.
+    fn rests(&self, uses_before: u64) -> bool {
+        self.may_be_gone() && self.uses() == uses_before
     }
 
     /// Looks until dropped.
     pub(super) async fn run(mut self) {
         let refresh = self.entry.settings.routing.catalog_refresh;
+        let on_server =
+            self.entry.settings.server_database.clone().unwrap_or_else(|| self.entry.name.clone());
         loop {
+            let uses = self.uses();
             let generation = self.entry.catalog.generation();
+            self.entry.catalog.looking();
             let limit = LOOK_LIMIT.max(self.topology.config.health.timeout);
-            let outcome = match timeout(limit, self.look(generation)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(format!("not read within {} s", limit.as_secs())),
+            let outcome = if self.entry.cluster.writer().is_vacated(&on_server) {
+                Err("somebody needs the database for himself".to_owned())
+            } else {
+                timeout(limit, self.look(generation))
+                    .await
+                    .unwrap_or_else(|_| Err(format!("not read within {} s", limit.as_secs())))
             };
             // Kept open it would be in the way of DROP DATABASE and of CREATE DATABASE … TEMPLATE.
             if let Some(mut connection) = self.connection.take() {
@@ -56,7 +80,10 @@ impl Keeper {
             let mut pause = refresh;
             if let Err(error) = outcome {
                 pause = refresh.min(RETRY);
-                if self.entry.catalog.failed(generation, &error) {
+                let is_news = self.entry.catalog.failed(generation, &error);
+                if self.may_be_gone() {
+                    tracing::debug!(database = self.entry.name, error, "catalog could not be read");
+                } else if is_news {
                     tracing::warn!(
                         database = self.entry.name,
                         error,
@@ -64,10 +91,14 @@ impl Keeper {
                     );
                 }
             }
-            tokio::time::sleep(GAP).await;
+            tokio::time::sleep(if pause < refresh { RETRY_MISSED.min(refresh) } else { GAP }).await;
             let cell = &self.entry.catalog;
             let wanted = poll_fn(|cx| if cell.poll_wanted(cx) { Poll::Ready(()) } else { Poll::Pending });
-            let _ = timeout(pause, wanted).await;
+            if timeout(pause, wanted).await.is_err() && self.rests(uses) {
+                self.entry.catalog.forget_unused();
+                let missed = poll_fn(|cx| if cell.poll_wanted(cx) { Poll::Ready(()) } else { Poll::Pending });
+                missed.await;
+            }
         }
     }
 

@@ -20,6 +20,7 @@ impl Concerned {
         let change = leadership.reconsider(|change| prepare(topology, leadership, change));
         let (lead, is_news) = leadership.tell_news();
         if let Some(change) = &change {
+            tables_are_asked_for_anew(topology, leadership, change);
             self.changed(change);
         } else if is_news {
             report(leadership, lead.status);
@@ -58,8 +59,6 @@ impl Concerned {
 }
 
 /// Before anybody is sent to the new primary: what was known of the old one's history is of no use.
-///
-/// Per-table horizons of the databases that `leadership` is for are told here.
 fn prepare(topology: &Topology, leadership: &Arc<Leadership>, change: &Change) {
     for entry in topology.databases() {
         if Arc::ptr_eq(&entry.cluster.leadership, leadership) {
@@ -67,8 +66,18 @@ fn prepare(topology: &Topology, leadership: &Arc<Leadership>, change: &Change) {
             entry.reported.lock().clear();
         }
     }
+    tables_are_asked_for_anew(topology, leadership, change);
     // So that it is asked for its position at once.
     change.to.wake_probe();
+}
+
+/// Called before and after the new primary is made known: a commit between the two has a ticket of the old one's.
+fn tables_are_asked_for_anew(topology: &Topology, leadership: &Arc<Leadership>, change: &Change) {
+    for entry in topology.databases() {
+        if Arc::ptr_eq(&entry.cluster.leadership, leadership) && entry.horizons.is_watched() {
+            entry.horizons.primary_changed(&change.to.horizon);
+        }
+    }
 }
 
 fn report(leadership: &Leadership, status: LeadStatus) {

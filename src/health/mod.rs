@@ -9,7 +9,7 @@ mod catalog;
 mod failover;
 mod probe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,9 @@ const PERIOD: Duration = Duration::from_millis(200);
 pub async fn run(topology: Arc<ArcSwap<Topology>>, pools: Arc<PoolRegistry>, clients: Arc<Registry>) {
     let concerned = Arc::new(failover::Concerned { pools, clients });
     let mut tasks: BTreeMap<NodeAddress, Probe> = BTreeMap::new();
-    let mut keepers: BTreeMap<String, Probe> = BTreeMap::new();
+    // By the catalog, which several names of one database share.
+    let mut keepers: HashMap<usize, Probe> = HashMap::new();
+    let mut known = 0;
     let mut version = 0;
     loop {
         let present = topology.load_full();
@@ -42,9 +44,17 @@ pub async fn run(topology: Arc<ArcSwap<Topology>>, pools: Arc<PoolRegistry>, cli
                 tasks.insert(node.address.clone(), Probe(task::spawn("probe", prober.run())));
             }
             keepers.clear();
-            for entry in present.databases().into_iter().filter(|entry| catalog::Keeper::is_for(entry)) {
-                let keeper = catalog::Keeper::new(Arc::clone(&entry), Arc::clone(&present));
-                keepers.insert(entry.name.clone(), Probe(task::spawn("catalog", keeper.run())));
+            known = 0;
+        }
+        // The wildcard makes more of them as clients come.
+        if present.databases_count() != known {
+            let entries = present.databases();
+            known = entries.len();
+            for entry in entries.into_iter().filter(|entry| catalog::Keeper::is_for(entry)) {
+                keepers.entry(Arc::as_ptr(&entry.catalog) as usize).or_insert_with(|| {
+                    let keeper = catalog::Keeper::new(entry, Arc::clone(&present));
+                    Probe(task::spawn("catalog", keeper.run()))
+                });
             }
         }
         tokio::time::sleep(PERIOD).await;

@@ -16,9 +16,9 @@ use super::failover::Concerned;
 
 /// Time between two probes of a primary while clients wait for an answer; all tickets taken meanwhile are
 /// answered by one probe.
-const HORIZON_PERIOD: Duration = Duration::from_millis(3);
+const HORIZON_PERIOD: Duration = Duration::from_millis(5);
 /// Time between two probes of a replica while clients wait for it to catch up.
-const CATCH_UP_PERIOD: Duration = Duration::from_millis(3);
+const CATCH_UP_PERIOD: Duration = Duration::from_millis(5);
 /// A replica that does not catch up for so long is looked at at the usual pace again.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -115,9 +115,10 @@ impl Prober {
         loop {
             self.leave_if_told();
             let ticket = self.node.horizon.newest_ticket();
+            let asked = Instant::now();
             let limit = self.topology.config.health.timeout;
             match timeout(limit, self.probe()).await {
-                Ok(Ok(look)) => self.succeeded(&look, ticket),
+                Ok(Ok(look)) => self.succeeded(&look, ticket, asked),
                 // It cannot be asked for the moment, which says nothing about it.
                 Ok(Err(Blank::Vacated)) => {}
                 Ok(Err(Blank::Refused(error))) => self.refused(&error),
@@ -228,13 +229,13 @@ impl Prober {
         }
     }
 
-    fn succeeded(&mut self, look: &Look, ticket: u64) {
+    fn succeeded(&mut self, look: &Look, ticket: u64, asked: Instant) {
         let now = Instant::now();
         let node = Arc::clone(&self.node);
         let before = (node.state(), node.role());
         self.refusal_told = false;
         node.set_mute(false);
-        node.set_position(look.position);
+        node.set_position(look.position, asked);
         node.set_observed(look.in_recovery, look.lineage);
         let mut state = NodeState::Up;
         if look.in_recovery {
@@ -257,6 +258,7 @@ impl Prober {
                 self.tell_replicas(node.horizon.newest_position());
             }
         }
+        self.settle_tables(look, ticket, asked);
         node.set_state(state);
         if before != (state, node.role()) {
             let role = if look.in_recovery { "replica" } else { "primary" };
@@ -347,6 +349,25 @@ impl Prober {
     fn lag_limit(&self) -> Option<Duration> {
         let limits: Vec<_> = self.primaries().map(|(_, limit)| limit).collect();
         if limits.iter().any(Duration::is_zero) { None } else { limits.into_iter().max() }
+    }
+
+    /// Tables written to learn how far, and are forgotten once all replicas have got there.
+    fn settle_tables(&self, look: &Look, ticket: u64, asked: Instant) {
+        for entry in self.topology.databases() {
+            let cluster = &entry.cluster;
+            if !entry.horizons.is_watched() || !cluster.nodes().any(|node| Arc::ptr_eq(node, &self.node)) {
+                continue;
+            }
+            let lead = cluster.leadership.lead();
+            let leads = Arc::ptr_eq(cluster.node(lead.index), &self.node);
+            if leads && lead.has_primary() && !look.in_recovery {
+                entry.horizons.position_known(ticket, look.position, asked);
+            } else if !leads && look.in_recovery {
+                let others = cluster.nodes().enumerate().filter(|(index, _)| *index != lead.index);
+                let least = others.map(|(_, node)| node.position()).min();
+                entry.horizons.collect(least.unwrap_or_default());
+            }
+        }
     }
 
     /// Clients wait for replicas to reach `position`: their probes look closely now.

@@ -12,8 +12,10 @@ use parking_lot::Mutex;
 
 use crate::auth::ScramCache;
 use crate::catalog::CatalogCell;
-use crate::cluster::{Cluster, Leadership, Node, NodeAddress, Replica};
-use crate::config::{ClientPassword, Config, Database, NodeSettings, PoolSettings, Secret, ServerTlsMode};
+use crate::cluster::{Cluster, Leadership, Node, NodeAddress, Replica, TableHorizons};
+use crate::config::{
+    ClientPassword, Config, Database, NodeSettings, PoolSettings, Reads, Secret, ServerTlsMode,
+};
 use crate::net::tls::ServerTlsConnector;
 use crate::protocol::parameters::Parameters;
 use crate::route::Reason;
@@ -69,9 +71,29 @@ pub struct DatabaseEntry {
     pub catalog_epoch: Arc<AtomicU64>,
     /// Reported settings by (user, startup settings).
     pub reported: ReportedCache,
-    /// What its catalog says.
+    /// What its catalog says; shared by all names of the same database.
     pub catalog: Arc<CatalogCell>,
+    /// How far replicas must have got to be read from; shared likewise.
+    pub horizons: Arc<TableHorizons>,
 }
+
+impl DatabaseEntry {
+    /// Whether reads of its clients may go elsewhere than writes.
+    pub fn splits_reads(&self) -> bool {
+        !self.cluster.replicas.is_empty() && self.settings.routing.reads != Reads::Primary
+    }
+}
+
+/// What is known of a database on a primary, under whatever names clients reach it.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    catalog: Arc<CatalogCell>,
+    horizons: Arc<TableHorizons>,
+    catalog_epoch: Arc<AtomicU64>,
+}
+
+/// By the cluster's first primary and the name there.
+type KnownDatabases = HashMap<(NodeAddress, String), Known>;
 
 /// The snapshot.
 #[derive(Debug)]
@@ -85,6 +107,8 @@ pub struct Topology {
     leaderships: BTreeMap<Vec<NodeAddress>, Arc<Leadership>>,
     databases: BTreeMap<String, Arc<DatabaseEntry>>,
     of_wildcard: Mutex<BTreeMap<String, Arc<DatabaseEntry>>>,
+    /// What is known of the databases above.
+    facts: Mutex<KnownDatabases>,
     tls: Option<Arc<ServerTlsConnector>>,
     scram: Arc<ScramCache>,
 }
@@ -127,9 +151,16 @@ impl Topology {
             Cluster { primary, replicas, leadership }
         };
         let mut databases = BTreeMap::new();
+        let mut facts = previous.map(|p| p.facts.lock().clone()).unwrap_or_default();
         for (name, settings) in &config.databases {
             let before = previous.and_then(|p| p.known(name));
-            databases.insert(name.clone(), entry(name, settings, cluster(settings), before.as_deref()));
+            let made = entry(name, settings, cluster(settings), before.as_deref(), &mut facts);
+            let members: Vec<_> = made.cluster.nodes().map(|node| node.address.clone()).collect();
+            if previous.is_some_and(|p| !p.leaderships.contains_key(&members)) {
+                // Another primary may have come of it, and positions are not to be compared with those before.
+                made.horizons.primary_changed(&made.cluster.writer().horizon);
+            }
+            databases.insert(name.clone(), made);
         }
         if let Some(wildcard) = &config.wildcard_database {
             cluster(wildcard);
@@ -141,6 +172,7 @@ impl Topology {
             leaderships,
             databases,
             of_wildcard: Mutex::default(),
+            facts: Mutex::new(facts),
             tls,
             scram,
         }
@@ -184,12 +216,29 @@ impl Topology {
         let addresses: Vec<_> = addresses.map(|node| node.address.clone()).collect();
         let leadership = Arc::clone(self.leaderships.get(&addresses)?);
         let cluster = Cluster { primary, replicas, leadership };
-        let made = entry(name, settings, cluster, None);
         let mut of_wildcard = self.of_wildcard.lock();
-        if of_wildcard.len() < WILDCARD_DATABASES_MAX {
-            of_wildcard.insert(name.to_owned(), Arc::clone(&made));
+        if let Some(found) = of_wildcard.get(name) {
+            return Some(Arc::clone(found));
         }
+        // One that is not kept knows of no write but its own clients'.
+        let mut facts = self.facts.lock();
+        if of_wildcard.len() >= WILDCARD_DATABASES_MAX {
+            return Some(entry(
+                name,
+                settings,
+                Cluster { replicas: Vec::new(), ..cluster },
+                None,
+                &mut HashMap::new(),
+            ));
+        }
+        let made = entry(name, settings, cluster, None, &mut facts);
+        of_wildcard.insert(name.to_owned(), Arc::clone(&made));
         Some(made)
+    }
+
+    /// How many databases are in use.
+    pub fn databases_count(&self) -> usize {
+        self.databases.len() + self.of_wildcard.lock().len()
     }
 
     /// Databases in use, by name.
@@ -300,19 +349,28 @@ fn entry(
     settings: &Database,
     cluster: Cluster,
     before: Option<&DatabaseEntry>,
+    facts: &mut KnownDatabases,
 ) -> Arc<DatabaseEntry> {
-    // Of another database, or of another primary, nothing is known.
-    let same = before.filter(|entry| {
-        Arc::ptr_eq(&entry.cluster.primary, &cluster.primary)
-            && entry.settings.server_database == settings.server_database
-    });
-    Arc::new(DatabaseEntry {
-        catalog: same.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog)),
+    // Of another database, or of another cluster, nothing is known.
+    let on_server = settings.server_database.clone().unwrap_or_else(|| name.to_owned());
+    let known = facts.entry((cluster.leadership.origin().clone(), on_server)).or_default().clone();
+    if let Some(before) = before {
+        // What was prepared under the old number stays older.
+        let epoch = before.catalog_epoch.load(Ordering::Acquire);
+        known.catalog_epoch.fetch_max(epoch, Ordering::AcqRel);
+    }
+    let entry = DatabaseEntry {
+        catalog: known.catalog,
+        horizons: known.horizons,
+        catalog_epoch: known.catalog_epoch,
         name: name.to_owned(),
         settings: settings.clone(),
         cluster,
         routes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.routes)),
-        catalog_epoch: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.catalog_epoch)),
         reported: Mutex::default(),
-    })
+    };
+    if entry.splits_reads() {
+        entry.horizons.watch();
+    }
+    Arc::new(entry)
 }

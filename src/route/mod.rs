@@ -11,7 +11,7 @@ pub use crate::cluster::Freshness;
 pub use reason::Reason;
 
 use crate::cluster::Lsn;
-use crate::config::Reads;
+use crate::config::{Consistency, Reads};
 use crate::sql::{Effect, HintRole, Isolation, Statement, TransactionControl};
 
 /// What is to be run: one string, or all statements of a batch together.
@@ -23,27 +23,33 @@ pub struct Work {
     pub begins_read_only: bool,
     /// What comments ask for; the primary wins.
     pub hint: Option<HintRole>,
+    /// What in the catalog makes it more than a read.
+    pub blame: Option<Reason>,
 }
 
 impl Work {
     /// Nothing to run.
-    pub const NONE: Self = Self { effect: Effect::Empty, begins_read_only: false, hint: None };
+    pub const NONE: Self = Self { effect: Effect::Empty, begins_read_only: false, hint: None, blame: None };
 
-    /// One statement string.
+    /// One statement string, by its text alone.
     pub fn of(statement: &Statement) -> Self {
+        Self::with_effect(statement, statement.effect, None)
+    }
+
+    /// One statement string of which more is known than its text.
+    pub fn with_effect(statement: &Statement, effect: Effect, blame: Option<Reason>) -> Self {
         // A standby refuses SERIALIZABLE.
         let begins_read_only = matches!(
             statement.control,
             Some(TransactionControl::Begin { read_only: Some(true), isolation, .. })
                 if isolation != Some(Isolation::Serializable)
         );
-        Self { effect: statement.effect, begins_read_only, hint: statement.hint.role }
+        Self { effect, begins_read_only, hint: statement.hint.role, blame }
     }
 
-    /// This and then `statement`, in one batch.
+    /// This and then `next`, in one batch.
     #[must_use]
-    pub fn and(self, statement: &Statement) -> Self {
-        let next = Self::of(statement);
+    pub fn and(self, next: Self) -> Self {
         if self == Self::NONE {
             return next;
         }
@@ -55,7 +61,8 @@ impl Work {
         if self.begins_read_only && matches!(next.effect, Effect::Read | Effect::Empty) {
             return Self { hint, ..self };
         }
-        Self { effect: self.effect.max(next.effect), begins_read_only: false, hint }
+        let blame = if next.effect > self.effect { next.blame } else { self.blame };
+        Self { effect: self.effect.max(next.effect), begins_read_only: false, hint, blame }
     }
 }
 
@@ -66,6 +73,8 @@ pub struct SessionView {
     pub reads: Reads,
     /// How fresh they must be.
     pub freshness: Freshness,
+    /// The promise behind that.
+    pub consistency: Consistency,
 }
 
 /// What the decision needs to know of a node.

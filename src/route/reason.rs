@@ -49,6 +49,20 @@ reasons! {
     NoUsableReplica = "no_usable_replica",
     /// The client has written, and no replica is known to have replayed that.
     OwnWrites = "own_writes",
+    /// Somebody writes, or has just written, what it reads.
+    RecentWrites = "recent_writes",
+    /// No replica has replayed yet what was written to the tables it reads.
+    ReplicasBehind = "replicas_behind",
+    /// It calls a user function that is VOLATILE, by name or behind an operator, a view, a policy.
+    VolatileFunction = "volatile_function",
+    /// It calls a function that is neither built in nor in the catalog.
+    UnknownFunction = "unknown_function",
+    /// It reads a table that is not in the catalog.
+    UnknownTable = "unknown_table",
+    /// It reads what only the primary has: an unlogged or foreign table, a sequence.
+    PrimaryOnlyTable = "primary_only_table",
+    /// What its tables are is not known: the catalog is being read, or cannot be.
+    NoCatalog = "no_catalog",
     /// A read that the primary serves as one of the equals.
     ReadShared = "read_shared",
     /// The server connection was held already: a transaction.

@@ -1,7 +1,7 @@
 //! The rules, in the order they are asked, each named by what it protects.
 
 use crate::cluster::pick;
-use crate::config::Reads;
+use crate::config::{Consistency, Reads};
 use crate::sql::{Effect, HintRole};
 
 use super::{ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
@@ -13,7 +13,7 @@ pub(super) fn must_be_primary(work: Work) -> Option<Reason> {
         Effect::Transaction if work.begins_read_only => None,
         Effect::Transaction => Some(Reason::Transaction),
         Effect::Session => Some(Reason::Session),
-        Effect::Write => Some(Reason::Write),
+        Effect::Write => Some(work.blame.unwrap_or(Reason::Write)),
         Effect::Unknown => Some(Reason::Unknown),
     }
 }
@@ -30,9 +30,18 @@ pub(super) fn wants_primary(work: Work, session: SessionView, cluster: ClusterVi
         return Some(Reason::NoReplica);
     }
     if session.freshness == Freshness::NotKnownYet && work.hint != Some(HintRole::Replica) {
-        return Some(Reason::OwnWrites);
+        return Some(too_old(session));
     }
     None
+}
+
+/// Why no replica is fresh enough.
+fn too_old(session: SessionView) -> Reason {
+    match (session.consistency, session.freshness) {
+        (Consistency::Strong, Freshness::NotKnownYet) => Reason::RecentWrites,
+        (Consistency::Strong, _) => Reason::ReplicasBehind,
+        _ => Reason::OwnWrites,
+    }
 }
 
 /// Balance: the least loaded of the replicas that may serve this read.
@@ -48,7 +57,7 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
         return Route { target: Target::Primary, reason: Reason::NoUsableReplica };
     }
     if !cluster.replicas.iter().any(eligible) {
-        return Route { target: Target::Primary, reason: Reason::OwnWrites };
+        return Route { target: Target::Primary, reason: too_old(session) };
     }
     let mut candidates: smallvec::SmallVec<[(Target, (u32, u32)); 8]> = cluster
         .replicas

@@ -7,7 +7,8 @@ use super::*;
 const FRESH: NodeView = NodeView { usable: true, replayed: Lsn(100), in_flight: 0, weight: 1 };
 const STALE: NodeView = NodeView { replayed: Lsn(10), ..FRESH };
 const DOWN: NodeView = NodeView { usable: false, ..FRESH };
-const SESSION: SessionView = SessionView { reads: Reads::Replica, freshness: Freshness::Any };
+const SESSION: SessionView =
+    SessionView { reads: Reads::Replica, freshness: Freshness::Any, consistency: Consistency::Session };
 const READ: Work = Work { effect: Effect::Read, ..Work::NONE };
 
 fn route(work: Work, session: SessionView, replicas: &[NodeView]) -> (Target, &'static str) {
@@ -22,7 +23,7 @@ fn the_table() {
     let primary_only = SessionView { reads: Reads::Primary, ..SESSION };
     let shared = SessionView { reads: Reads::ReplicaOrPrimary, ..SESSION };
     let hint = |role| Work { hint: Some(role), ..READ };
-    let read_only = Work { effect: Effect::Transaction, begins_read_only: true, hint: None };
+    let read_only = Work { effect: Effect::Transaction, begins_read_only: true, hint: None, blame: None };
     let of = |effect| Work { effect, ..Work::NONE };
     let busy = NodeView { in_flight: 9, ..FRESH };
     let cases: &[(Work, SessionView, &[NodeView], Target, &str)] = &[
@@ -82,7 +83,7 @@ proptest! {
         replicas in nodes(),
         turn in any::<u32>(),
     ) {
-        let work = Work { effect, begins_read_only: begins && effect == Effect::Transaction, hint };
+        let work = Work { effect, begins_read_only: begins && effect == Effect::Transaction, hint, blame: None };
         let freshness = need.map_or(Freshness::Any, |lsn| Freshness::At(Lsn(lsn)));
         let route = decide(work, SessionView { freshness, ..SESSION }, ClusterView { primary: FRESH, replicas: &replicas }, turn);
         if let Target::Replica(index) = route.target {

@@ -12,12 +12,13 @@ use std::sync::atomic::Ordering;
 use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 
+use crate::catalog::{ResolveReason, Resolved, SearchPath, Snapshot};
 use crate::pool::ServerLease;
 use crate::protocol::extended::{self, Bind, Parse, Target as Named};
 use crate::protocol::{
     ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
 };
-use crate::route::Work;
+use crate::route::{Reason, Work};
 use crate::server::{Definition, decoy_name, is_server_name};
 use crate::sql::{
     Effect, Fingerprint, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set,
@@ -82,6 +83,12 @@ pub(super) struct Plan {
     pub(super) writes: bool,
     /// Databases that a command in it needs for itself.
     pub(super) databases: Vec<String>,
+    /// What its statements mean in this database; empty where reads and writes go to the same node.
+    pub(super) resolved: SmallVec<[Arc<Resolved>; 2]>,
+    /// There should be a catalog, and there is none.
+    pub(super) misses_catalog: bool,
+    /// It may write what nobody can name.
+    pub(super) writes_anything: bool,
     /// Statements it runs.
     pub(super) queries: u64,
     /// Names of startup settings that it may set back to the server's own value.
@@ -131,6 +138,9 @@ impl Default for Plan {
             unknown_functions: None,
             writes: false,
             databases: Vec::new(),
+            resolved: SmallVec::new(),
+            misses_catalog: false,
+            writes_anything: false,
             queries: 0,
             resets: Vec::new(),
             uses_named: false,
@@ -151,7 +161,15 @@ impl Default for Plan {
 }
 
 impl Plan {
-    fn add(&mut self, statement: &Statement, text: &[u8], lex: LexOptions, statements: &ClientStatements) {
+    fn add(
+        &mut self,
+        statement: &Statement,
+        text: &[u8],
+        lex: LexOptions,
+        statements: &ClientStatements,
+        facts: Option<Facts<'_>>,
+    ) {
+        let effect = self.add_work(statement, facts);
         if statement.is_ddl {
             // Temporary objects are nobody else's.
             self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
@@ -161,7 +179,6 @@ impl Plan {
             self.reads_otherwise |=
                 statement.session.contains(SessionEffects::UNKNOWN_PROCEDURE) || reading::may_change(text);
         }
-        self.work = self.work.and(statement);
         self.effects.insert(statement.session);
         let may_call_nextval = statement.may_call_nextval();
         self.asks_sequence |= statement.session.contains(SessionEffects::SEQUENCE_VALUE)
@@ -193,7 +210,7 @@ impl Plan {
             self.named_in_sql.extend(names_in(text, lex, |name| statements.find(name).is_some()));
             self.deallocated = deallocated(text, lex);
         }
-        self.writes |= match statement.effect {
+        self.writes |= match effect {
             Effect::Empty | Effect::Read => false,
             Effect::Transaction => !matches!(
                 statement.control,
@@ -215,12 +232,66 @@ impl Plan {
         self.is_local = false;
     }
 
+    /// What it does, by its text and by what is known of the database.
+    fn add_work(&mut self, statement: &Statement, facts: Option<Facts<'_>>) -> Effect {
+        let Some(facts) = facts else {
+            self.work = self.work.and(Work::of(statement));
+            return statement.effect;
+        };
+        let resolved = facts.snapshot.resolve(statement, facts.path);
+        let mut effect = resolved.effect;
+        let mut blame = blame(statement, &resolved);
+        if facts.expected
+            && effect == Effect::Read
+            && facts.snapshot.catalog().is_none()
+            && reads_tables(statement)
+        {
+            // Whatever it reads may be a view with functions that write.
+            effect = Effect::Write;
+            blame = Some(Reason::NoCatalog);
+            self.writes_anything = true;
+            self.misses_catalog = true;
+        }
+        self.work = self.work.and(Work::with_effect(statement, effect, blame));
+        self.resolved.push(resolved);
+        effect
+    }
+
     /// A message whose body makes no sense: the server says in which way, and the session goes on.
     fn add_malformed(&mut self) {
         self.work.effect = Effect::Write;
+        self.writes_anything = true;
         self.is_local = false;
         self.only_asks = false;
     }
+}
+
+/// What is known of the database that the batch is for.
+#[derive(Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) path: &'a SearchPath,
+    /// There should be a catalog.
+    pub(super) expected: bool,
+}
+
+/// What in the catalog makes more of a statement than its text.
+fn blame(statement: &Statement, resolved: &Resolved) -> Option<Reason> {
+    if resolved.effect <= statement.own_effect {
+        return None;
+    }
+    match &resolved.reason {
+        ResolveReason::Text(_) => None,
+        ResolveReason::VolatileFunction { .. } => Some(Reason::VolatileFunction),
+        ResolveReason::UnknownFunction(_) => Some(Reason::UnknownFunction),
+        ResolveReason::UnknownTable(_) => Some(Reason::UnknownTable),
+        ResolveReason::PrimaryOnly { .. } => Some(Reason::PrimaryOnlyTable),
+    }
+}
+
+/// Whether anything but built-in functions decides what it answers.
+fn reads_tables(statement: &Statement) -> bool {
+    !statement.tables.read.is_empty() || !statement.tables.reads_complete
 }
 
 /// What may set something by which texts are read otherwise.
@@ -244,16 +315,24 @@ struct Told<'a> {
     executed: bool,
 }
 
+/// What a batch means depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) context: &'a SessionContext,
+    pub(super) lex: LexOptions,
+    /// The client's.
+    pub(super) statements: &'a ClientStatements,
+    pub(super) reading: &'a Reading,
+    /// Of the catalog.
+    pub(super) epoch: u64,
+    pub(super) facts: Option<Facts<'a>>,
+    /// Bytes a message may have.
+    pub(super) limit: usize,
+}
+
 /// Finds out what the batch in `bytes` does.
-pub(super) fn plan(
-    bytes: &[u8],
-    context: &SessionContext,
-    lex: LexOptions,
-    statements: &ClientStatements,
-    reading: &Reading,
-    epoch: u64,
-    limit: usize,
-) -> Result<Plan, SessionError> {
+pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError> {
+    let Given { context, lex, statements, reading, epoch, facts, limit } = given;
     let mut plan = Plan::default();
     let mut told: SmallVec<[Told<'_>; 1]> = SmallVec::new();
     // Statements defined in this batch, which later messages of it may use.
@@ -272,7 +351,7 @@ pub(super) fn plan(
                     continue;
                 };
                 let statement = context.statements.analyze(text, lex);
-                plan.add(&statement, text, lex, statements);
+                plan.add(&statement, text, lex, statements, facts);
                 plan.is_lone_setting = statement.statement_count == 1
                     && statement.effect == Effect::Session
                     && statement.session.intersects(MAY_RESET);
@@ -338,7 +417,7 @@ pub(super) fn plan(
                     plan.foreign.push((offset_in(bytes, bind.statement), Arc::clone(definition)));
                 }
                 if let Some(definition) = known.or_else(old) {
-                    plan.add(&definition.statement, &definition.sql, lex, statements);
+                    plan.add(&definition.statement, &definition.sql, lex, statements, facts);
                     if definition.statement.session.intersects(MAY_SET) {
                         // The name of a setting may be a parameter.
                         dotted_names(bind.rest, false, &mut plan.custom_names);
@@ -349,6 +428,7 @@ pub(super) fn plan(
                     plan.effects.insert(SessionEffects::SQL_EXECUTE);
                     plan.work.effect = plan.work.effect.max(Effect::Unknown);
                     plan.writes = true;
+                    plan.writes_anything = true;
                     plan.sequenced = true;
                 }
                 plan.uses_named |= !bind.statement.is_empty() || !told.is_empty();
@@ -398,6 +478,7 @@ pub(super) fn plan(
             FrontendTag::FUNCTION_CALL => {
                 plan.work.effect = Effect::Write;
                 plan.writes = true;
+                plan.writes_anything = true;
                 plan.effects.insert(SessionEffects::UNKNOWN_PROCEDURE);
                 plan.is_local = false;
                 plan.only_asks = false;
@@ -424,7 +505,7 @@ pub(super) fn plan(
     if plan.only_asks {
         // Nothing runs; what is asked about decides, so that the asking sees what the running would.
         for definition in parsed {
-            plan.work = plan.work.and(&definition.statement);
+            plan.add_work(&definition.statement, facts);
         }
         plan.work.begins_read_only = false;
     }

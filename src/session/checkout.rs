@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use crate::catalog::Resolved;
 use crate::clients::{Activity, Order};
-use crate::cluster::{Cluster, Lead, LeadStatus, Node, NodeState, Standing};
+use crate::cluster::{Cluster, Lead, LeadStatus, Lsn, Node, NodeState, Standing, TableSet};
 use crate::config::{Consistency, PoolMode};
 use crate::pool::{CheckoutError, Pool, ServerLease};
 use crate::protocol::ErrorResponse;
 use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
 use crate::server::ServerActivity;
+use crate::sql::HintRole;
 
 use super::client::ClientSession;
 use super::error::{SessionError, checkout_response, no_primary};
@@ -31,9 +33,10 @@ impl ClientSession {
     pub(super) async fn checkout(
         &mut self,
         work: Work,
+        needs: Needs<'_>,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         loop {
-            let result = self.checkout_uncounted(work).await?;
+            let result = self.checkout_uncounted(work, needs).await?;
             let lease = match result {
                 Ok(lease) => lease,
                 Err(response) => return Ok(Err(response)),
@@ -54,9 +57,10 @@ impl ClientSession {
     pub(super) async fn checkout_uncounted(
         &mut self,
         work: Work,
+        needs: Needs<'_>,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let patience = self.database.settings.routing.failover_wait;
-        self.checkout_within(work, Some(patience)).await
+        self.checkout_within(work, needs, Some(patience)).await
     }
 
     /// As [`Self::checkout_uncounted`], where `patience` bounds the wait for a primary; with `None` it is waited for
@@ -64,9 +68,10 @@ impl ClientSession {
     pub(super) async fn checkout_within(
         &mut self,
         work: Work,
+        needs: Needs<'_>,
         patience: Option<Duration>,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
-        let mut route = self.route(work);
+        let (mut route, mut freshness) = self.route(work, needs);
         let mut failures = 0;
         let began = Instant::now();
         loop {
@@ -77,7 +82,7 @@ impl ClientSession {
                     if let Some(response) = self.wait_for_primary(began, patience).await? {
                         return Ok(Err(response));
                     }
-                    route = self.route(work);
+                    (route, freshness) = self.route(work, needs);
                     continue;
                 }
                 (index, self.lead_epoch) = (lead.index, lead.epoch);
@@ -88,26 +93,32 @@ impl ClientSession {
                 None => self.wait(&pool).await?,
             };
             match (result, route.target) {
-                (Ok(lease), _) => {
+                (Ok(mut lease), target) => {
+                    if target != Target::Primary && !is_fresh(&mut lease, freshness).await {
+                        lease.checkin();
+                        route = Route { target: Target::Primary, reason: Reason::ReplicasBehind };
+                        continue;
+                    }
                     self.target = route.target;
                     self.reason = route.reason;
                     return Ok(Ok(lease));
                 }
                 // The node is no longer what it was when we began to wait there.
-                (Err(CheckoutError::Moved), _) => route = self.route(work),
+                (Err(CheckoutError::Moved), _) => (route, freshness) = self.route(work, needs),
                 (Err(CheckoutError::Connect(error)), Target::Replica(_)) => {
                     failures += 1;
                     // A node that is down is left out of the next decision; one that answers and refuses us
                     // would be chosen again.
                     let elsewhere = error.is_node_down() && failures <= self.database.cluster.replicas.len();
                     let primary = Route { target: Target::Primary, reason: Reason::ReplicaFailed };
-                    route = if elsewhere { self.route(work) } else { primary };
+                    (route, freshness) =
+                        if elsewhere { self.route(work, needs) } else { (primary, freshness) };
                 }
                 (Err(CheckoutError::Connect(error)), Target::Primary)
                     if error.is_node_down() && patience.is_none_or(|most| began.elapsed() < most) =>
                 {
                     self.database.cluster.leadership.note_down();
-                    route = self.route(work);
+                    (route, freshness) = self.route(work, needs);
                 }
                 (Err(error), _) => return Ok(Err(checkout_response(&error, pool.settings().size))),
             }
@@ -118,22 +129,33 @@ impl ClientSession {
         self.database.cluster.leadership.lead()
     }
 
-    fn route(&mut self, work: Work) -> Route {
+    fn route(&mut self, work: Work, needs: Needs<'_>) -> (Route, Freshness) {
         if self.mode == PoolMode::Session {
-            return Route { target: Target::Primary, reason: Reason::Pinned };
+            return (Route { target: Target::Primary, reason: Reason::Pinned }, Freshness::Any);
         }
         let routing = &self.database.settings.routing;
-        let freshness = match routing.consistency {
-            Consistency::Eventual => Freshness::Any,
-            Consistency::Session => self.last_write.freshness(&self.database.cluster),
+        let consistency = routing.consistency;
+        let horizons = &self.database.horizons;
+        let freshness = match (consistency, needs) {
+            (Consistency::Eventual, _) | (_, Needs::Nothing) => Freshness::Any,
+            (Consistency::Session, _) => self.last_write.freshness(&self.database.cluster),
+            // What it will read is not known when it begins.
+            (Consistency::Strong, Needs::Tables(_)) if work.begins_read_only => {
+                horizons.freshness(&TableSet::All)
+            }
+            (Consistency::Strong, Needs::Tables(resolved)) => {
+                horizons.freshness_of(resolved.iter().map(|resolved| &resolved.reads))
+            }
         };
-        let view = SessionView { reads: routing.reads, freshness };
+        let accepts_stale = work.hint == Some(HintRole::Replica);
+        let view = SessionView { reads: routing.reads, freshness, consistency };
         let cluster = &self.database.cluster;
         let max_lag = routing.max_replica_lag;
         let lead = cluster.leadership.lead();
         self.turn = self.turn.wrapping_add(1);
         // The configured primary is one of the readers when another node takes the writes.
-        let readers = cluster.replicas.len() + usize::from(lead.index != 0);
+        let count = cluster.replicas.len();
+        let readers = if count > 0 && lead.index > 0 { count + 1 } else { count };
         let mut replicas: SmallVec<[NodeView; 8]> = (0..readers)
             .map(|place| {
                 let index = cluster.reader(place);
@@ -144,7 +166,8 @@ impl ClientSession {
             .collect();
         self.spare_the_returned(&mut replicas);
         let primary = node_view(cluster.node(lead.index), 1, lead.has_primary(), Duration::ZERO);
-        route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn)
+        let route = route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn);
+        (route, if accepts_stale { Freshness::Any } else { freshness })
     }
 
     /// Leaves replicas that have just come back out of some choices, as long as there is another.
@@ -306,6 +329,34 @@ impl ClientSession {
         );
         lease.pool().stats.assignments.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// What a batch must see.
+#[derive(Clone, Copy)]
+pub(super) enum Needs<'a> {
+    /// Nothing that clients have written.
+    Nothing,
+    /// What was written to the tables that these read.
+    Tables(&'a [Arc<Resolved>]),
+}
+
+/// Whether a replica shows by this connection what it must. Its position was known when it was chosen, but it may
+/// have crashed since, and a standby that comes back can be read before it is where it was. So a connection that is
+/// younger than the last probe is asked itself.
+async fn is_fresh(lease: &mut ServerLease, freshness: Freshness) -> bool {
+    let needed = match freshness {
+        Freshness::Any => return true,
+        Freshness::NotKnownYet => return false,
+        Freshness::At(needed) => needed,
+    };
+    if let Some(position) = lease.pool().node.position_since(lease.opened_at) {
+        return position >= needed;
+    }
+    // NULL when it is no standby any more.
+    let answer = lease.simple_query("SELECT pg_catalog.pg_last_wal_replay_lsn()").await;
+    lease.unnamed = None;
+    let position = answer.ok().and_then(|rows| rows.into_iter().next()?.into_iter().next()??.parse().ok());
+    position.is_some_and(|position: Lsn| position >= needed)
 }
 
 fn node_view(node: &Node, weight: u32, has_role: bool, max_lag: Duration) -> NodeView {

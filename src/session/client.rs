@@ -31,6 +31,7 @@ use super::listening::Listening;
 use super::pins::Pinned;
 use super::reading::Reading;
 use super::statements::ClientStatements;
+use super::writes::Writes;
 
 /// How long a connection may take to become clean again after its client has left.
 const RESET_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,6 +91,8 @@ pub(super) struct ClientSession {
     pub(super) effects: SessionEffects,
     /// Some statement since then may have written.
     pub(super) wrote: bool,
+    /// What it may have written.
+    pub(super) writes: Writes,
     /// The client was sent an error in this exchange.
     pub(super) saw_error: bool,
     /// The exchange in front of the batch (our own) failed.
@@ -146,6 +149,10 @@ impl ClientSession {
 
     /// One batch; false when the client has said good-bye.
     async fn step(&mut self) -> Result<bool, SessionError> {
+        if self.lease.is_none() && !self.writes.is_empty() {
+            // Marked, and then not sent after all.
+            self.writes.acknowledged(&self.database.cluster);
+        }
         self.refresh_topology();
         self.arm_idle();
         let batch = self.next_batch().await?;

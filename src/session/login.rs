@@ -21,6 +21,7 @@ use crate::server::Settings;
 use crate::sql::{Effect, LexOptions, SessionEffects};
 use crate::task;
 
+use super::checkout::Needs;
 use super::client::ClientSession;
 use super::console;
 use super::context::SessionContext;
@@ -33,6 +34,7 @@ use super::start::{is_draining, refuse};
 use super::startup_options;
 use super::state::lex_options;
 use super::statements::ClientStatements;
+use super::writes::Writes;
 
 /// For so long a login is told what an earlier one was told by the server.
 const REPORTED_TTL: Duration = Duration::from_secs(30);
@@ -412,6 +414,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         reading,
         reads_otherwise: false,
         catalog_epoch: 0,
+        writes: Writes::default(),
         exchange: Exchange::default(),
         replay: None,
         heal: None,
@@ -539,12 +542,12 @@ async fn checkout_anywhere(session: &mut ClientSession) -> Result<crate::pool::S
     // Whoever only reads need not wait for a primary.
     let has_replicas = !session.database.cluster.replicas.is_empty();
     let patience = (!has_replicas).then_some(session.database.settings.routing.failover_wait);
-    let first = session.checkout_within(write, patience).await.map_err(gone)?;
+    let first = session.checkout_within(write, Needs::Nothing, patience).await.map_err(gone)?;
     match first {
         Ok(lease) => Ok(lease),
         Err(response) if response.code == SqlState::CANNOT_CONNECT_NOW && has_replicas => {
             let read = Work { effect: Effect::Read, ..Work::NONE };
-            session.checkout_uncounted(read).await.map_err(gone)?.map_err(Refusal::Told)
+            session.checkout_uncounted(read, Needs::Nothing).await.map_err(gone)?.map_err(Refusal::Told)
         }
         Err(response) => Err(Refusal::Told(response)),
     }

@@ -41,6 +41,7 @@ mod startup_options;
 mod state;
 mod statements;
 mod verify;
+mod writes;
 
 pub use context::SessionContext;
 pub use start::serve;

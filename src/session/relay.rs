@@ -6,14 +6,16 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use crate::catalog::{SearchPath, Snapshot};
 use crate::clients::{Activity, Order};
+use crate::cluster::TableSet;
 use crate::config::PoolMode;
 use crate::pool::ServerLease;
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
@@ -25,7 +27,8 @@ use crate::server::{row_shape, send_cancel};
 use crate::sql::{Effect, SessionEffects};
 use crate::task;
 
-use super::batch::{Batch, BatchEnd, plan};
+use super::batch::{self, Batch, BatchEnd, Facts, Given, Plan};
+use super::checkout::Needs;
 use super::client::ClientSession;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Undo, Verdict};
@@ -39,18 +42,22 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 impl ClientSession {
     /// Routes a batch, sends it, and relays until it is answered.
     pub(super) async fn run_batch(&mut self, mut batch: Batch) -> Result<(), SessionError> {
-        let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         self.reading.refresh(&self.settings);
         self.catalog_epoch = self.database.catalog_epoch.load(Ordering::Acquire);
-        let (reading, epoch) = (&self.reading, self.catalog_epoch);
-        let plan_of =
-            |bytes: &[u8]| plan(bytes, &self.context, self.lex, &self.statements, reading, epoch, limit);
-        let mut plan = plan_of(bytes)?;
+        let generation = self.database.catalog.generation();
+        let snapshot = self.database.catalog.load();
+        let facts = self.database.horizons.is_watched().then(|| self.facts(&snapshot));
+        let given = self.given(facts);
+        let mut plan = batch::plan(bytes, given)?;
         if let Some(len) = plan.cut {
             batch = Batch { end: BatchEnd::Partial, len };
-            plan = plan_of(bytes.get(..len).unwrap_or_default())?;
+            plan = batch::plan(bytes.get(..len).unwrap_or_default(), given)?;
         }
+        if plan.misses_catalog {
+            self.database.catalog.miss();
+        }
+        drop(snapshot);
         if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
             // A transaction goes on after it, and may write.
             plan.work.effect = plan.work.effect.max(Effect::Write);
@@ -89,7 +96,7 @@ impl ClientSession {
                 self.database.routes.count(held);
                 lease
             }
-            None => match self.checkout(plan.work).await? {
+            None => match self.checkout(plan.work, Needs::Tables(&plan.resolved)).await? {
                 Ok(lease) => lease,
                 Err(response) => {
                     self.refuse(batch, &response);
@@ -118,6 +125,7 @@ impl ClientSession {
         self.effects.insert(plan.effects);
         if self.target == Target::Primary && plan.writes {
             self.wrote = true;
+            self.mark_writes(&plan, generation);
             lease.info.notifier.store(self.handle().id.0, Ordering::Release);
         }
         self.deallocates_all |= plan.deallocates_all;
@@ -163,6 +171,46 @@ impl ClientSession {
         pool.stats.query_time.fetch_add(micros(took), Ordering::Relaxed);
         self.context.histograms.query(took);
         result
+    }
+
+    /// What the meaning of a batch depends on now.
+    pub(super) fn given<'a>(&'a self, facts: Option<Facts<'a>>) -> Given<'a> {
+        Given {
+            context: &self.context,
+            lex: self.lex,
+            statements: &self.statements,
+            reading: &self.reading,
+            epoch: self.catalog_epoch,
+            facts,
+            limit: self.topology.config.limits.message_bytes,
+        }
+    }
+
+    /// What the catalog adds to the texts of a batch.
+    fn facts<'a>(&self, snapshot: &'a Snapshot) -> Facts<'a> {
+        static ANYWHERE: LazyLock<SearchPath> = LazyLock::new(SearchPath::unknown);
+        Facts {
+            snapshot,
+            path: &ANYWHERE,
+            expected: !self.database.settings.routing.catalog_refresh.is_zero(),
+        }
+    }
+
+    /// Marks what a batch may write, just before it is sent.
+    fn mark_writes(&mut self, plan: &Plan, generation: u64) {
+        if !self.database.horizons.is_watched() {
+            return;
+        }
+        if plan.changes_catalog {
+            self.writes.begin_ddl(&self.database);
+        }
+        let current = generation == self.database.catalog.generation();
+        if plan.writes_anything || (!current && plan.resolved.iter().any(|r| !r.writes.is_empty())) {
+            self.writes.begin(&self.database, &TableSet::All, generation);
+        }
+        for resolved in &plan.resolved {
+            self.writes.begin(&self.database, &resolved.writes, generation);
+        }
     }
 
     /// Relays until the server owes nothing, then keeps the lease or gives it back.
@@ -230,6 +278,9 @@ impl ClientSession {
         self.count_bytes(lease.pool());
         if std::mem::take(&mut self.wrote) {
             self.last_write.acknowledged(&self.database.cluster);
+        }
+        if !self.writes.is_empty() {
+            self.writes.acknowledged(&self.database.cluster);
         }
         self.reads_otherwise = false;
         lease.prepared.drop_tainted();
@@ -477,6 +528,7 @@ impl ClientSession {
                 )));
             }
             BackendTag::READY_FOR_QUERY => {
+                self.writes.before_acknowledgment();
                 if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
                     lease.status = status;
                 }

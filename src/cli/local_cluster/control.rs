@@ -1,9 +1,12 @@
 //! What tests do to the nodes of a running cluster: stop, start, hold back, promote.
 
+use std::fmt::Write as _;
+use std::fs;
 use std::path::PathBuf;
 
 use super::access::run;
-use super::{LocalCluster, LocalClusterError};
+use super::error::io;
+use super::{LocalCluster, LocalClusterError, files};
 
 /// How to stop a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,33 @@ impl LocalCluster {
         let conninfo = self.conninfo(upstream, name);
         self.psql(node, "postgres", &format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'"))?;
         self.psql(node, "postgres", "SELECT pg_reload_conf()").map(drop)
+    }
+
+    /// Makes a node anew from a copy of another one, which it then follows: how an old primary comes back after a
+    /// promotion, whatever it had written that the new one has not.
+    pub fn rebuild(&self, node: usize, upstream: usize) -> Result<(), LocalClusterError> {
+        self.stop(node, Mode::Immediate)?;
+        let data = self.data_directory(node)?;
+        io("removing an old data directory", fs::remove_dir_all(&data))?;
+        let mut command = self.command("pg_basebackup");
+        command.args(["--no-sync", "--checkpoint=fast", "--wal-method=stream", "-h", "127.0.0.1"]);
+        command.args(["-p", &self.access.port(upstream).to_string(), "-U", "postgres", "-D"]).arg(&data);
+        command.env("PGPASSWORD", &self.access.superuser_password);
+        run(command)?;
+        let name = &self.access.nodes[node].name;
+        // Behind everything else that is read, so these win over what came from the other node.
+        let path = data.join("postgresql.auto.conf");
+        let mut text = io("reading postgresql.auto.conf", fs::read_to_string(&path))?;
+        for (key, value) in [
+            ("port", self.access.port(node).to_string()),
+            ("cluster_name", name.clone()),
+            ("primary_conninfo", self.conninfo(upstream, name)),
+        ] {
+            let _ = writeln!(text, "{key} = '{value}'");
+        }
+        io("writing postgresql.auto.conf", files::private_file(&path, &text, self.run_as))?;
+        io("marking a standby", files::private_file(&data.join("standby.signal"), "", self.run_as))?;
+        self.start_node(node)
     }
 
     /// A node's log, where its complaints are.

@@ -1,0 +1,266 @@
+//! A run from its beginning to its end: servers, pgweir, phases, and the judgment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use pgweir::cli::local_cluster::{APP_DATABASE, APP_PASSWORD, APP_USER};
+use tokio_postgres::Config;
+
+use crate::client::{Client, Phase, Run, STUCK};
+use crate::disturb::{Disturbance, Told, disturb};
+use crate::nodes::Nodes;
+use crate::options::Options;
+use crate::registers::Registers;
+use crate::report::{Fault, HEADER, Stats};
+use crate::schema;
+use crate::support::Pgweir;
+
+/// What clients may hear while servers and connections are lost: that, and what they may try again.
+const EXPECTED: &[&str] = &["08", "57P01", "57P02", "57P03", "40001", "40P01", "53300"];
+
+/// How a run ended.
+pub struct Outcome {
+    pub stale: u64,
+    /// What must not have happened.
+    pub complaints: Vec<String>,
+}
+
+/// Starts everything, checks, tells what it found.
+pub fn run(options: &Options) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(check(options))
+}
+
+async fn check(options: &Options) -> Outcome {
+    let seed = options.seed.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        now.as_millis() as u64 % 1_000_000_007
+    });
+    let (whole, each) = options.times();
+    println!("seed {seed}, level {}, {} clients", options.level, options.clients);
+    let families = if options.share { schema::SHARE_FAMILIES } else { schema::FAMILIES };
+    let nodes = Nodes::start().await;
+    let sql = schema::sql(families, schema::PER_FAMILY);
+    nodes
+        .blocking(move |nodes| {
+            nodes.cluster().access().psql_as_app(0, APP_DATABASE, &sql)?;
+            nodes.cluster().wait_caught_up()
+        })
+        .await;
+    let yaml = nodes.yaml(&options.level);
+    let pgweir = tokio::task::spawn_blocking(move || Pgweir::start(&yaml)).await.unwrap();
+    let registers = Arc::new(Registers::new(families, schema::PER_FAMILY));
+    let run = Run {
+        seed,
+        share: options.share,
+        operations: Arc::new(AtomicU64::new(0)),
+        limit: options.operations.unwrap_or(u64::MAX),
+        primary: Arc::clone(&nodes.primary),
+    };
+    let mut config = Config::new();
+    config.host("127.0.0.1").port(pgweir.port).user(APP_USER).password(APP_PASSWORD).dbname(APP_DATABASE);
+
+    let disturbances = options.disturbances();
+    let mut judge = Judge::new(&options.level);
+    let begun = Instant::now();
+    let mut number = options.phase.unwrap_or(0);
+    println!("{HEADER}");
+    while begun.elapsed().as_secs_f64() + 0.2 < whole && run.operations_done() < run.limit {
+        let disturbance = disturbances[number as usize % disturbances.len()];
+        let left = whole - begun.elapsed().as_secs_f64();
+        let phase =
+            Arc::new(Phase::new(&run, number, disturbance, Duration::from_secs_f64(each.min(left).max(0.1))));
+        let (mut stats, seconds, told) =
+            one_phase(&phase, &nodes, &config, &registers, options.clients).await;
+        lost_writes(&nodes, &registers, &mut stats).await;
+        println!("{}", stats.line(&format!("{} {}", phase.number, phase.disturbance.name()), seconds));
+        judge.phase(&phase, &stats, &told);
+        if options.phase.is_some() {
+            break;
+        }
+        number += 1;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{}", judge.all.line("all", seconds));
+    println!("{}", judge.all.details());
+    println!("{}", routes(&pgweir));
+    let reads = judge.all.read_count();
+    println!(
+        "seed {seed}, level {}: {} operations in {seconds:.0} s, {} reads of {} versions, {} writes",
+        options.level,
+        judge.all.operations(),
+        reads.operations,
+        reads.versions,
+        judge.all.writes.values().sum::<u64>(),
+    );
+    for fault in Fault::ALL {
+        println!("{fault}: {}", judge.all.faults(fault));
+    }
+    println!("versions read from replicas: {:.1} %", 100.0 * reads.replica_share());
+    let complaints = judge.complaints(options.clients);
+    if !complaints.is_empty() {
+        let log = pgweir.log();
+        let lines: Vec<&str> =
+            log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+        println!("\nthe last warnings of pgweir:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"));
+    }
+    tokio::task::spawn_blocking(move || drop((pgweir, nodes))).await.unwrap();
+    Outcome { stale: judge.all.faults(Fault::Stale), complaints }
+}
+
+/// All clients work while one disturbance is at work, too.
+async fn one_phase(
+    phase: &Arc<Phase>,
+    nodes: &Arc<Nodes>,
+    config: &Config,
+    registers: &Arc<Registers>,
+    clients: u64,
+) -> (Stats, f64, Vec<Told>) {
+    let trouble = tokio::spawn(disturb(Arc::clone(phase), Arc::clone(nodes)));
+    let sweeper = tokio::spawn({
+        let (phase, nodes) = (Arc::clone(phase), Arc::clone(nodes));
+        async move {
+            while phase.rest(Duration::from_secs(3)).await {
+                nodes
+                    .blocking(|nodes| {
+                        nodes.sweep_prepared();
+                        Ok(())
+                    })
+                    .await;
+            }
+        }
+    });
+    let working: Vec<_> = (1..=clients)
+        .map(|number| {
+            tokio::spawn(Client::new(number, config.clone(), Arc::clone(registers), Arc::clone(phase)).run())
+        })
+        .collect();
+    let mut stats = Stats::default();
+    for client in working {
+        stats.add(&client.await.unwrap());
+    }
+    let seconds = phase.elapsed().as_secs_f64();
+    phase.end();
+    sweeper.await.unwrap();
+    (stats, seconds, trouble.await.unwrap())
+}
+
+/// Looks at every register on the primary itself, now that all is quiet.
+async fn lost_writes(nodes: &Arc<Nodes>, registers: &Arc<Registers>, stats: &mut Stats) {
+    let mut parts = Vec::new();
+    for (number, family) in registers.families().iter().enumerate() {
+        let (table, value) = (family.table, family.value);
+        parts.push(format!("SELECT {number}, id, {value} FROM {table} {}", family.group_by()));
+    }
+    let sql = parts.join(" UNION ALL ");
+    let answer = nodes
+        .blocking(move |nodes| nodes.cluster().access().psql_as_app(nodes.primary(), APP_DATABASE, &sql))
+        .await;
+    let mut found = 0;
+    for line in answer.lines() {
+        let fields: Vec<i64> = line.split('|').map(|field| field.parse().unwrap()).collect();
+        let register = registers.at(fields[0] as usize, fields[1] as i32);
+        let (expected, version) = (registers.acknowledged(register), fields[2]);
+        found += 1;
+        if version < expected {
+            let table = registers.families()[fields[0] as usize].table;
+            stats.fault(Fault::Lost, || {
+                format!("{table} id {}: {expected} was acknowledged, {version} is there", fields[1])
+            });
+        }
+    }
+    assert_eq!(found, registers.len(), "registers are gone");
+}
+
+/// Adds up, and knows what a level promises.
+struct Judge {
+    level: String,
+    all: Stats,
+    unexpected: BTreeMap<String, u64>,
+    complaints: Vec<String>,
+}
+
+impl Judge {
+    fn new(level: &str) -> Self {
+        Self {
+            level: level.to_owned(),
+            all: Stats::default(),
+            unexpected: BTreeMap::new(),
+            complaints: Vec::new(),
+        }
+    }
+
+    fn phase(&mut self, phase: &Phase, stats: &Stats, told: &[Told]) {
+        for one in told {
+            println!("    {}", one.text);
+            if !one.well {
+                self.complaints.push(one.text.clone());
+            }
+        }
+        let quiet = matches!(phase.disturbance, Disturbance::Calm | Disturbance::Delay | Disturbance::Pause);
+        for (error, count) in &stats.errors {
+            let text = error.split_once(": ").map_or("", |(_, text)| text);
+            let expected = text.starts_with("connection lost")
+                || EXPECTED.iter().any(|state| text.starts_with(state)) && !text.starts_with(STUCK);
+            if quiet || !expected {
+                *self.unexpected.entry(format!("{} ({error})", phase.disturbance.name())).or_default() +=
+                    count;
+            }
+        }
+        self.all.add(stats);
+    }
+
+    fn complaints(&self, clients: u64) -> Vec<String> {
+        let forbidden: &[Fault] = match self.level.as_str() {
+            "eventual" => &[Fault::NeverWritten, Fault::TornSnapshot, Fault::Lost],
+            "session" => &Fault::ALL[1..],
+            _ => &Fault::ALL,
+        };
+        let mut complaints = self.complaints.clone();
+        complaints.extend(
+            forbidden
+                .iter()
+                .filter(|fault| self.all.faults(**fault) > 0)
+                .map(|fault| format!("{} {fault} under {}", self.all.faults(*fault), self.level)),
+        );
+        complaints.extend(
+            self.unexpected
+                .iter()
+                .map(|(error, count)| format!("{count} errors that nothing explains: {error}")),
+        );
+        let reads = self.all.read_count();
+        if reads.operations < clients || self.all.writes.is_empty() {
+            complaints.push(format!("only {} operations: nothing is shown", self.all.operations()));
+        } else if reads.hot_by_replicas == 0 {
+            complaints
+                .push("no register that was just written was read from a replica: nothing is shown".into());
+        }
+        complaints
+    }
+}
+
+/// pgweir's own view: decisions by target and reason.
+fn routes(pgweir: &Pgweir) -> String {
+    let (_, metrics) = pgweir.get("/metrics");
+    let label = |line: &str, name: &str| {
+        let (_, rest) = line.split_once(&format!("{name}=\""))?;
+        rest.split_once('"').map(|(value, _)| value.to_owned())
+    };
+    let mut routes: BTreeMap<(String, String), f64> = BTreeMap::new();
+    for line in metrics.lines().filter(|line| line.starts_with("pgweir_routes_total{")) {
+        let count = line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0);
+        if let (Some(target), Some(reason)) = (label(line, "target"), label(line, "reason"))
+            && count > 0.0
+        {
+            *routes.entry((target, reason)).or_default() += count;
+        }
+    }
+    let all: f64 = routes.values().sum();
+    let mut text = String::from("decisions of pgweir\n");
+    for ((target, reason), count) in routes {
+        text.push_str(&format!("  {target:<8} {reason:<24} {count:>9} {:>5.1} %\n", 100.0 * count / all));
+    }
+    text
+}

@@ -1,0 +1,74 @@
+//! The consistency checker: many clients write registers through pgweir in all ways that PostgreSQL has, others read
+//! them, and every version that is read must be at least the newest that was acknowledged before the read began.
+//!
+//! A program (`cargo test --test consistency -- --operations 1000000 --seed 7`; `--help` tells more), and without
+//! options a short test. What it does is in docs/testing.md.
+
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "test code outside a #[test]"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod check;
+mod client;
+mod disturb;
+mod harness;
+mod nodes;
+mod options;
+mod proxy;
+mod random;
+mod reads;
+mod registers;
+mod report;
+mod schema;
+mod session;
+mod writes;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use disturb::Disturbance;
+use options::Options;
+
+/// What runs without options.
+const TESTS: &[harness::Test] = &[
+    ("reads_keep_what_the_level_promises", || check::run(&Options::parse_from(["consistency"])).complaints),
+    ("late_replicas_are_noticed_when_nothing_is_promised", || {
+        let mut options = Options::parse_from(["consistency"]);
+        options.level = "eventual".to_owned();
+        options.disturb = vec![Disturbance::Delay];
+        (options.seconds, options.operations) = (Some(3), None);
+        let outcome = check::run(&options);
+        let mut complaints = outcome.complaints;
+        if outcome.stale == 0 {
+            complaints.push("no stale read was found where there must be some".to_owned());
+        }
+        complaints
+    }),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let is_ours = |argument: &String| {
+        let name = argument.split('=').next().unwrap_or_default();
+        Options::SPELLED.contains(&name) || name == "--phase-seconds"
+    };
+    if !arguments.iter().any(is_ours) {
+        return harness::run(TESTS, &arguments[1..]);
+    }
+    let complaints = check::run(&Options::parse_from(arguments)).complaints;
+    for complaint in &complaints {
+        println!("WRONG: {complaint}");
+    }
+    if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,207 @@
+//! `strong` consistency on real replicas that are late: no read misses what anybody was told is written, and reads
+//! of other tables stay on the replicas meanwhile.
+
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code outside a #[test]"
+)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use pgweir::cli::local_cluster::{LocalCluster, LocalClusterOptions, Mode};
+use pgweir::cluster::NodeState;
+use support::InProcess;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+async fn one(client: &Client, sql: &str) -> String {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let row = messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
+        _ => None,
+    });
+    row.unwrap_or_else(|| panic!("no row: {sql}"))
+}
+
+fn reasons(app: &InProcess, reason: &str) -> u64 {
+    let entry = app.context.topology.load().database("app").unwrap();
+    entry.routes.iter().find(|(known, _)| known.label() == reason).unwrap().1
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not come about: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// All nodes are up, the catalog is known, and nothing is waited for.
+async fn settled(app: &InProcess) {
+    let entry = app.context.topology.load().database("app").unwrap();
+    until("all nodes up", || entry.cluster.nodes().all(|node| node.state() == NodeState::Up)).await;
+    until("the catalog is known", || entry.catalog.load().catalog().is_some()).await;
+    until("replicas have it all", || entry.horizons.stats().tables == 0).await;
+}
+
+async fn on_replica(app: &InProcess, client: &Client, sql: &str) -> (String, bool) {
+    let before = reasons(app, "read");
+    let answer = one(client, sql).await;
+    (answer, reasons(app, "read") > before)
+}
+
+/// Ways to write table `seen` without naming it, and to read it.
+const SCHEMA: &str = "
+CREATE TABLE seen (id int PRIMARY KEY, v int);
+CREATE TABLE other (v int);
+INSERT INTO other VALUES (1);
+CREATE TABLE parent (id int PRIMARY KEY, v int UNIQUE);
+CREATE TABLE child (v int REFERENCES parent (v) ON UPDATE CASCADE);
+INSERT INTO parent VALUES (1, 0); INSERT INTO child VALUES (0);
+CREATE TABLE source (v int);
+CREATE FUNCTION copy_over() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN UPDATE seen SET v = NEW.v; RETURN NEW; END';
+CREATE TRIGGER copy_over AFTER INSERT ON source FOR EACH ROW EXECUTE FUNCTION copy_over();
+CREATE VIEW window_on_seen AS SELECT id, v FROM seen;
+CREATE VIEW window_on_window AS SELECT v FROM window_on_seen WHERE id = 1;
+CREATE TABLE ruled (v int);
+CREATE RULE elsewhere AS ON INSERT TO ruled DO INSTEAD UPDATE seen SET v = NEW.v;
+CREATE FUNCTION write_seen(n int) RETURNS int LANGUAGE sql AS 'UPDATE seen SET v = n; SELECT n';
+CREATE FUNCTION read_seen() RETURNS int STABLE LANGUAGE sql AS 'SELECT v FROM seen WHERE id = 1';
+CREATE PROCEDURE proceed(n int) LANGUAGE plpgsql AS 'BEGIN UPDATE seen SET v = n; COMMIT; END';
+CREATE TABLE parts (k int, v int) PARTITION BY LIST (k);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1);
+INSERT INTO parts VALUES (1, 0);
+INSERT INTO seen VALUES (1, 0);";
+
+/// A replica a third of a second late, read by one client while another writes in every way there is.
+#[tokio::test]
+async fn nobody_misses_what_anybody_was_told_is_written() {
+    let options = LocalClusterOptions::with_replicas(1).set_on(1, "recovery_min_apply_delay", "300ms");
+    let cluster = LocalCluster::start(&options).unwrap();
+    let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
+    let writer = app.client("app").await;
+    let reader = app.client("app").await;
+    writer.batch_execute(SCHEMA).await.unwrap();
+    settled(&app).await;
+    let write = writer.prepare("UPDATE seen SET v = $1 WHERE id = 1").await.unwrap();
+    let read = reader.prepare("SELECT v FROM seen WHERE id = 1").await.unwrap();
+    let ways = [
+        "UPDATE seen SET v = {n}",
+        "INSERT INTO source VALUES ({n})",
+        "UPDATE window_on_seen SET v = {n} WHERE id = 1",
+        "INSERT INTO ruled VALUES ({n})",
+        "SELECT write_seen({n})",
+        "DO $$ BEGIN UPDATE seen SET v = {n}; END $$",
+        "CALL proceed({n})",
+        "SELECT 1; UPDATE seen SET v = {n}; SELECT 2",
+        "BEGIN; SAVEPOINT a; UPDATE seen SET v = -1; ROLLBACK TO a; UPDATE seen SET v = {n}; COMMIT",
+        "MERGE INTO seen USING (SELECT 1 AS id) s ON seen.id = s.id WHEN MATCHED THEN UPDATE SET v = {n}",
+        "WITH w AS (UPDATE seen SET v = {n} RETURNING v) SELECT * FROM w",
+        "PREPARE p AS UPDATE seen SET v = {n}; EXECUTE p; DEALLOCATE p",
+    ];
+    let mut n = 0;
+    for way in ways {
+        n += 1;
+        writer.simple_query(&way.replace("{n}", &n.to_string())).await.unwrap();
+        let expected = n.to_string();
+        for sql in [
+            "SELECT v FROM seen WHERE id = 1",
+            "SELECT v FROM window_on_window",
+            "SELECT read_seen()",
+            "SELECT max(s.v) FROM other o, seen s",
+            "SELECT (SELECT v FROM seen LIMIT 1)",
+            "TABLE window_on_window",
+        ] {
+            assert_eq!(one(&reader, sql).await, expected, "after {way}: {sql}");
+        }
+        assert_eq!(reader.query_one(&read, &[]).await.unwrap().get::<_, i32>(0), n, "after {way}");
+        reader.batch_execute("BEGIN READ ONLY").await.unwrap();
+        assert_eq!(one(&reader, "SELECT v FROM seen").await, expected, "READ ONLY after {way}");
+        reader.batch_execute("COMMIT").await.unwrap();
+        n += 1;
+        writer.execute(&write, &[&n]).await.unwrap();
+        assert_eq!(one(&reader, "SELECT v FROM seen").await, n.to_string());
+    }
+    writer.batch_execute("UPDATE parent SET v = 7").await.unwrap();
+    assert_eq!(one(&reader, "SELECT v FROM child").await, "7", "a cascade");
+    writer.batch_execute("UPDATE parts SET v = 7").await.unwrap();
+    assert_eq!(one(&reader, "SELECT v FROM parts_1").await, "7");
+    writer.batch_execute("UPDATE parts_1 SET v = 8").await.unwrap();
+    assert_eq!(one(&reader, "SELECT v FROM parts").await, "8");
+    assert!(reasons(&app, "recent_writes") + reasons(&app, "replicas_behind") > 50, "nothing was held back");
+    app.stop().await;
+}
+
+/// Only reads of what is written stay on the primary; a lost reader is no matter; later all is back on replicas.
+#[tokio::test]
+async fn reads_of_other_tables_stay_on_replicas() {
+    let options = LocalClusterOptions::with_replicas(1).set_on(1, "recovery_min_apply_delay", "300ms");
+    let cluster = LocalCluster::start(&options).unwrap();
+    cluster.access().psql_as_app(0, "app", SCHEMA).unwrap();
+    let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
+    let writer = app.client("app").await;
+    let reader = app.client("app").await;
+    settled(&app).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for n in 1..20 {
+        writer.batch_execute(&format!("UPDATE seen SET v = {n}")).await.unwrap();
+        assert_eq!(
+            on_replica(&app, &reader, "SELECT v FROM other").await,
+            ("1".into(), true),
+            "other tables"
+        );
+        assert_eq!(on_replica(&app, &writer, "SELECT v FROM other").await, ("1".into(), true));
+        assert_eq!(on_replica(&app, &reader, "SELECT v FROM seen").await, (n.to_string(), false));
+    }
+    // A transaction that is open holds reads of its table, and only those.
+    writer.batch_execute("BEGIN; INSERT INTO source VALUES (20)").await.unwrap();
+    assert_eq!(one(&reader, "SELECT v FROM seen").await, "19");
+    writer.batch_execute("ROLLBACK").await.unwrap();
+    let begun = Instant::now();
+    while !on_replica(&app, &reader, "SELECT v FROM seen").await.1 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "reads never come back to the replica");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(one(&reader, "SELECT v FROM seen").await, "19");
+    app.stop().await;
+}
+
+/// A standby that crashes and comes back can be read before it is where it was.
+#[tokio::test]
+async fn a_replica_that_crashed_is_not_believed_where_it_was() {
+    let cluster = LocalCluster::start(&LocalClusterOptions::with_replicas(1)).unwrap();
+    cluster.access().psql_as_app(0, "app", SCHEMA).unwrap();
+    // Slow to look, so that the crash is over before a probe can have noticed it.
+    let yaml = format!("health: {{interval: 30s}}\n{}", support::sections(cluster.access(), "app"));
+    let app = InProcess::start(&yaml).await;
+    let client = app.client("app").await;
+    settled(&app).await;
+    cluster.access().psql(1, "postgres", "CHECKPOINT").unwrap();
+    client.batch_execute("UPDATE seen SET v = 1").await.unwrap();
+    let begun = Instant::now();
+    while !on_replica(&app, &client, "SELECT v FROM seen").await.1 {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // From now on it replays commits an hour late: when it comes back it is before the update.
+    cluster.access().psql(1, "postgres", "ALTER SYSTEM SET recovery_min_apply_delay = '1h'").unwrap();
+    cluster.stop(1, Mode::Immediate).unwrap();
+    cluster.start_node(1).unwrap();
+    let late = cluster.access().psql_as_app(1, "app", "SELECT v FROM seen").unwrap();
+    assert_eq!(late.trim(), "0", "the replica is where it was: this proves nothing");
+    for _ in 0..20 {
+        let fresh = app.client("app").await;
+        match fresh.simple_query("SELECT v FROM seen").await {
+            Ok(_) => assert_eq!(one(&fresh, "SELECT v FROM seen").await, "1"),
+            // A connection that the crash has killed.
+            Err(error) => println!("{error}"),
+        }
+    }
+    app.stop().await;
+}
