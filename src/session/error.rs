@@ -6,6 +6,7 @@ use crate::clients::Order;
 use crate::config::PoolMode;
 use crate::pool::CheckoutError;
 use crate::protocol::{ErrorResponse, FrameError, Malformed, SqlState};
+use crate::route::Reason;
 use crate::server::QueryError;
 
 /// The end of a session.
@@ -20,6 +21,14 @@ pub enum SessionError {
     /// The server ended the connection with an error that the client was given already.
     #[error("server ended the connection: {0}")]
     ServerEnded(String),
+    /// A replica gave an error that another node may spare the client.
+    #[error("{message}")]
+    Elsewhere {
+        /// Why.
+        reason: Reason,
+        /// The server's words.
+        message: String,
+    },
     /// The client broke the protocol.
     #[error("protocol violation: {0}")]
     Protocol(String),
@@ -67,7 +76,7 @@ impl SessionError {
         let fatal = |code, message: String| ErrorResponse::fatal(code, message);
         Some(match self {
             Self::ClientGone(_) | Self::ServerEnded(_) => return None,
-            Self::ServerLost(detail) => {
+            Self::Elsewhere { message: detail, .. } | Self::ServerLost(detail) => {
                 fatal(SqlState::CONNECTION_FAILURE, "server connection was lost".to_owned())
                     .detail(detail.clone())
                     .hint("Connect again; whether the last statement took effect is not known.")
