@@ -1,10 +1,11 @@
 //! A run from its beginning to its end: servers, pgweir, phases, and the judgment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use pgweir::cli::local_cluster::{APP_DATABASE, APP_PASSWORD, APP_USER};
 use tokio_postgres::Config;
 
@@ -12,6 +13,7 @@ use crate::client::{Client, Phase, Run, STUCK};
 use crate::disturb::{Disturbance, Told, disturb};
 use crate::nodes::Nodes;
 use crate::options::Options;
+use crate::reads::Read;
 use crate::registers::Registers;
 use crate::report::{Fault, HEADER, Stats};
 use crate::schema;
@@ -55,6 +57,14 @@ async fn check(options: &Options) -> Outcome {
     let run = Run {
         seed,
         share: options.share,
+        writes: chosen(&options.writes),
+        // The cheap ones more often.
+        reads: if options.reads.is_empty() {
+            [&Read::value_variants()[..], &[Read::Table; 6], &[Read::Pipelined; 4]].concat().into()
+        } else {
+            chosen(&options.reads)
+        },
+        per_mille: options.per_mille,
         operations: Arc::new(AtomicU64::new(0)),
         limit: options.operations.unwrap_or(u64::MAX),
         primary: Arc::clone(&nodes.primary),
@@ -108,6 +118,11 @@ async fn check(options: &Options) -> Outcome {
     }
     tokio::task::spawn_blocking(move || drop((pgweir, nodes))).await.unwrap();
     Outcome { stale: judge.all.faults(Fault::Stale), complaints }
+}
+
+/// These ways, or all that there are.
+fn chosen<T: clap::ValueEnum>(named: &[T]) -> Arc<[T]> {
+    if named.is_empty() { T::value_variants().into() } else { named.into() }
 }
 
 /// All clients work while one disturbance is at work, too.
@@ -178,7 +193,8 @@ async fn lost_writes(nodes: &Arc<Nodes>, registers: &Arc<Registers>, stats: &mut
 struct Judge {
     level: String,
     all: Stats,
-    unexpected: BTreeMap<String, u64>,
+    /// Errors that nothing explains: how many, and of which ways.
+    unexpected: BTreeMap<String, (u64, BTreeSet<String>)>,
     complaints: Vec<String>,
 }
 
@@ -201,12 +217,14 @@ impl Judge {
         }
         let quiet = matches!(phase.disturbance, Disturbance::Calm | Disturbance::Delay | Disturbance::Pause);
         for (error, count) in &stats.errors {
-            let text = error.split_once(": ").map_or("", |(_, text)| text);
+            let (way, text) = error.split_once(": ").unwrap_or(("", error));
             let expected = text.starts_with("connection lost")
                 || EXPECTED.iter().any(|state| text.starts_with(state)) && !text.starts_with(STUCK);
             if quiet || !expected {
-                *self.unexpected.entry(format!("{} ({error})", phase.disturbance.name())).or_default() +=
-                    count;
+                let key = format!("{}: {text}", phase.disturbance.name());
+                let one = self.unexpected.entry(key).or_default();
+                one.0 += count;
+                one.1.insert(way.to_owned());
             }
         }
         self.all.add(stats);
@@ -225,11 +243,10 @@ impl Judge {
                 .filter(|fault| self.all.faults(**fault) > 0)
                 .map(|fault| format!("{} {fault} under {}", self.all.faults(*fault), self.level)),
         );
-        complaints.extend(
-            self.unexpected
-                .iter()
-                .map(|(error, count)| format!("{count} errors that nothing explains: {error}")),
-        );
+        complaints.extend(self.unexpected.iter().map(|(error, (count, ways))| {
+            let ways: Vec<&str> = ways.iter().map(String::as_str).collect();
+            format!("{count} errors that nothing explains: {error} ({})", ways.join(", "))
+        }));
         let reads = self.all.read_count();
         if reads.operations < clients || self.all.writes.is_empty() {
             complaints.push(format!("only {} operations: nothing is shown", self.all.operations()));

@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let is_ours = |argument: &String| {
         let name = argument.split('=').next().unwrap_or_default();
-        Options::SPELLED.contains(&name) || name == "--phase-seconds"
+        Options::SPELLED.contains(&name)
     };
     if !arguments.iter().any(is_ours) {
         return harness::run(TESTS, &arguments[1..]);
