@@ -113,16 +113,18 @@ struct Slice {
     number: u128,
     ways: Vec<Write>,
     writes_per_mille: u64,
+    /// Nothing is done by which reads of all tables are held back.
+    narrow: bool,
 }
 
 impl Slice {
     fn of(phase: &Phase, number: u128) -> Self {
         let mut random = Random::of(&[phase.seed, 0x511CE, number as u64]);
         if phase.run.share {
-            return Self { number, ways: Vec::new(), writes_per_mille: 100 };
+            return Self { number, ways: Vec::new(), writes_per_mille: 100, narrow: true };
         }
         let all = &phase.run.writes;
-        let narrow = random.per_mille(600) && all.iter().any(|way| way.names_its_tables());
+        let narrow = random.per_mille(700) && all.iter().any(|way| way.names_its_tables());
         let count = 1 + random.index(4);
         let ways = (0..count).map(|_| {
             loop {
@@ -136,7 +138,7 @@ impl Slice {
         let promotes = matches!(phase.disturbance, Disturbance::Failover | Disturbance::Switchover);
         let writes_per_mille = if promotes { 300 } else { random.pick(&[3, 10, 30, 100, 250]) };
         let writes_per_mille = phase.run.per_mille.unwrap_or(writes_per_mille);
-        Self { number, ways, writes_per_mille }
+        Self { number, ways, writes_per_mille, narrow }
     }
 }
 
@@ -200,7 +202,7 @@ impl Client {
             self.session = if self.random.per_mille(slice.writes_per_mille) {
                 self.write(session, &slice).await
             } else {
-                self.read(session).await
+                self.read(session, &slice).await
             };
         }
         self.stats
@@ -241,7 +243,7 @@ impl Client {
             match registers.claim(registers.at(*family, id)) {
                 Some(claim) => claims.push(claim),
                 // Somebody else writes it; another time.
-                None => return self.read(session).await,
+                None => return self.read(session, slice).await,
             }
         }
         if way == Write::Update && self.random.per_mille(300) {
@@ -322,9 +324,13 @@ impl Client {
         }
     }
 
-    async fn read(&mut self, mut session: Session) -> Option<Session> {
+    async fn read(&mut self, mut session: Session, slice: &Slice) -> Option<Session> {
         let registers = Arc::clone(&self.registers);
-        let way = if self.phase.run.share { Read::Table } else { self.random.pick(&self.phase.run.reads) };
+        let way = match self.random.pick(&self.phase.run.reads) {
+            _ if self.phase.run.share => Read::Table,
+            way if way.hides_its_tables() && slice.narrow => Read::Table,
+            way => way,
+        };
         let recent = if self.phase.run.share || self.random.per_mille(300) {
             None
         } else {

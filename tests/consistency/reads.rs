@@ -41,6 +41,12 @@ pub enum Read {
 }
 
 impl Read {
+    /// The pooler takes it for something that may have written any table (as SQL's EXECUTE), so while this goes on
+    /// replicas serve little.
+    pub fn hides_its_tables(self) -> bool {
+        matches!(self, Self::SqlPrepared | Self::Cursor)
+    }
+
     /// Which registers this way reads, beginning with `first`, in the order of what [`Self::run`] returns.
     pub fn targets(self, first: usize, registers: &Registers, random: &mut Random) -> Vec<usize> {
         let family = registers.family(first);

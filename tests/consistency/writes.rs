@@ -172,7 +172,9 @@ impl Write {
                 let sink = session.client.copy_in("COPY log (id, version) FROM STDIN").await?;
                 futures_util::pin_mut!(sink);
                 sink.send(Bytes::from(format!("{id}\t{version}\n"))).await?;
-                sink.finish().await.map(drop)
+                sink.finish().await?;
+                // The driver stops waiting at CommandComplete, and the commit comes behind it.
+                session.simple("").await
             }
             Self::Several => {
                 let (first, second) =
