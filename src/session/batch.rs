@@ -315,17 +315,24 @@ struct Told<'a> {
     executed: bool,
 }
 
+/// What a batch means depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) context: &'a SessionContext,
+    pub(super) lex: LexOptions,
+    /// The client's.
+    pub(super) statements: &'a ClientStatements,
+    pub(super) reading: &'a Reading,
+    /// Of the catalog.
+    pub(super) epoch: u64,
+    pub(super) facts: Option<Facts<'a>>,
+    /// Bytes a message may have.
+    pub(super) limit: usize,
+}
+
 /// Finds out what the batch in `bytes` does.
-pub(super) fn plan(
-    bytes: &[u8],
-    context: &SessionContext,
-    lex: LexOptions,
-    statements: &ClientStatements,
-    reading: &Reading,
-    epoch: u64,
-    facts: Option<Facts<'_>>,
-    limit: usize,
-) -> Result<Plan, SessionError> {
+pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError> {
+    let Given { context, lex, statements, reading, epoch, facts, limit } = given;
     let mut plan = Plan::default();
     let mut told: SmallVec<[Told<'_>; 1]> = SmallVec::new();
     // Statements defined in this batch, which later messages of it may use.

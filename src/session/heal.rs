@@ -86,10 +86,7 @@ impl ClientSession {
                         client = self.handle().id.0,
                         "a statement was prepared again: its result type has changed"
                     );
-                    let limit = self.topology.config.limits.message_bytes;
-                    let (reading, epoch) = (&self.reading, self.catalog_epoch);
-                    let again =
-                        plan(&rest, &self.context, self.lex, &self.statements, reading, epoch, None, limit)?;
+                    let again = plan(&rest, self.given(None))?;
                     let batch = Batch { end, len: rest.len() };
                     return self.build_extended(lease, &rest, again, batch);
                 }

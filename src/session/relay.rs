@@ -27,7 +27,7 @@ use crate::server::{row_shape, send_cancel};
 use crate::sql::{Effect, SessionEffects};
 use crate::task;
 
-use super::batch::{Batch, BatchEnd, Facts, Plan, plan};
+use super::batch::{self, Batch, BatchEnd, Facts, Given, Plan};
 use super::checkout::Needs;
 use super::client::ClientSession;
 use super::error::SessionError;
@@ -42,21 +42,17 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 impl ClientSession {
     /// Routes a batch, sends it, and relays until it is answered.
     pub(super) async fn run_batch(&mut self, mut batch: Batch) -> Result<(), SessionError> {
-        let limit = self.topology.config.limits.message_bytes;
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         self.reading.refresh(&self.settings);
         self.catalog_epoch = self.database.catalog_epoch.load(Ordering::Acquire);
-        let (reading, epoch) = (&self.reading, self.catalog_epoch);
         let generation = self.database.catalog.generation();
         let snapshot = self.database.catalog.load();
         let facts = self.database.horizons.is_watched().then(|| self.facts(&snapshot));
-        let plan_of = |bytes: &[u8]| {
-            plan(bytes, &self.context, self.lex, &self.statements, reading, epoch, facts, limit)
-        };
-        let mut plan = plan_of(bytes)?;
+        let given = self.given(facts);
+        let mut plan = batch::plan(bytes, given)?;
         if let Some(len) = plan.cut {
             batch = Batch { end: BatchEnd::Partial, len };
-            plan = plan_of(bytes.get(..len).unwrap_or_default())?;
+            plan = batch::plan(bytes.get(..len).unwrap_or_default(), given)?;
         }
         if plan.misses_catalog {
             self.database.catalog.miss();
@@ -175,6 +171,19 @@ impl ClientSession {
         pool.stats.query_time.fetch_add(micros(took), Ordering::Relaxed);
         self.context.histograms.query(took);
         result
+    }
+
+    /// What the meaning of a batch depends on now.
+    pub(super) fn given<'a>(&'a self, facts: Option<Facts<'a>>) -> Given<'a> {
+        Given {
+            context: &self.context,
+            lex: self.lex,
+            statements: &self.statements,
+            reading: &self.reading,
+            epoch: self.catalog_epoch,
+            facts,
+            limit: self.topology.config.limits.message_bytes,
+        }
     }
 
     /// What the catalog adds to the texts of a batch.
