@@ -74,6 +74,8 @@ pub(super) struct ClientSession {
     /// Where the lease leads, and why.
     pub(super) target: Target,
     pub(super) reason: Reason,
+    /// As of when the primary was chosen.
+    pub(super) lead_epoch: u32,
     /// Requests were sent whose Sync the client has not sent yet.
     pub(super) awaiting_sync: bool,
     /// Bytes at the front of the client's inbox that go to the server as they are.
@@ -170,7 +172,7 @@ impl ClientSession {
     }
 
     /// Takes a new configuration, where no transaction sees it change.
-    fn refresh_topology(&mut self) {
+    pub(super) fn refresh_topology(&mut self) {
         if self.lease.is_some()
             || self.context.topology_version.load(Ordering::Acquire) == self.topology.version
         {

@@ -372,6 +372,7 @@ impl ClientSession {
             Order::TransactionTimeout
             | Order::NotificationOverflow
             | Order::ListenerLost
+            | Order::PrimaryChanged
             | Order::Kill
             | Order::Shutdown => Err(SessionError::Ordered(order)),
         }
