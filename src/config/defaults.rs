@@ -83,10 +83,10 @@ pub(super) const READS: Reads = Reads::Replica;
 pub(super) const CONSISTENCY: Consistency = Consistency::Strong;
 /// A replica this far behind is in trouble, not merely busy.
 pub(super) const MAX_REPLICA_LAG: Duration = seconds(10);
-/// A failover takes a few seconds; a client that waits for longer would rather hear of it.
-pub(super) const FAILOVER_WAIT: Duration = seconds(10);
 /// Changes made elsewhere are rare, and a look at an unchanged catalog takes milliseconds.
 pub(super) const CATALOG_REFRESH: Duration = seconds(60);
+/// A failover takes a few seconds; a client that waits for longer would rather hear of it.
+pub(super) const FAILOVER_WAIT: Duration = seconds(10);
 /// The share of a node nobody gave a weight.
 pub(super) const WEIGHT: u32 = 1;
 

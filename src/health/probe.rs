@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use crate::cluster::{Leadership, Lineage, Lsn, Node, NodeState, Role, SHARE_FULL};
+use crate::cluster::{Leadership, Lineage, Lsn, Node, NodeState, Role, SHARE_FULL, WriteHorizon};
 use crate::pool::{DatabaseEntry, Topology};
 use crate::protocol::SqlState;
 use crate::server::{ConnectError, QueryError, ServerConn, ServerTarget};
@@ -114,7 +114,7 @@ impl Prober {
     pub(super) async fn run(mut self) {
         loop {
             self.leave_if_told();
-            let ticket = self.node.horizon.newest_ticket();
+            let ticket = WriteHorizon::present_ticket();
             let asked = Instant::now();
             let limit = self.topology.config.health.timeout;
             match timeout(limit, self.probe()).await {

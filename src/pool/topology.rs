@@ -11,7 +11,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::auth::ScramCache;
-use crate::catalog::CatalogCell;
+use crate::catalog::{CatalogCell, LearnedWrites};
 use crate::cluster::{Cluster, Leadership, Node, NodeAddress, Replica, TableHorizons};
 use crate::config::{
     ClientPassword, Config, Database, NodeSettings, PoolSettings, Reads, Secret, ServerTlsMode,
@@ -75,6 +75,8 @@ pub struct DatabaseEntry {
     pub catalog: Arc<CatalogCell>,
     /// How far replicas must have got to be read from; shared likewise.
     pub horizons: Arc<TableHorizons>,
+    /// Statements that standbys refused; shared likewise.
+    pub learned: Arc<LearnedWrites>,
 }
 
 impl DatabaseEntry {
@@ -89,6 +91,7 @@ impl DatabaseEntry {
 struct Known {
     catalog: Arc<CatalogCell>,
     horizons: Arc<TableHorizons>,
+    learned: Arc<LearnedWrites>,
     catalog_epoch: Arc<AtomicU64>,
 }
 
@@ -362,6 +365,7 @@ fn entry(
     let entry = DatabaseEntry {
         catalog: known.catalog,
         horizons: known.horizons,
+        learned: known.learned,
         catalog_epoch: known.catalog_epoch,
         name: name.to_owned(),
         settings: settings.clone(),

@@ -133,6 +133,11 @@ impl ClientSession {
         if self.mode == PoolMode::Session {
             return (Route { target: Target::Primary, reason: Reason::Pinned }, Freshness::Any);
         }
+        if let Some(reason) = self.retry.again()
+            && self.lead().has_primary()
+        {
+            return (Route { target: Target::Primary, reason }, Freshness::Any);
+        }
         let routing = &self.database.settings.routing;
         let consistency = routing.consistency;
         let horizons = &self.database.horizons;

@@ -30,6 +30,7 @@ use super::heal::Heal;
 use super::listening::Listening;
 use super::pins::Pinned;
 use super::reading::Reading;
+use super::retry::Retry;
 use super::statements::ClientStatements;
 use super::writes::Writes;
 
@@ -91,6 +92,8 @@ pub(super) struct ClientSession {
     pub(super) effects: SessionEffects,
     /// Some statement since then may have written.
     pub(super) wrote: bool,
+    /// The read that runs on a replica, while it may be run again.
+    pub(super) retry: Retry,
     /// What it may have written.
     pub(super) writes: Writes,
     /// The client was sent an error in this exchange.
@@ -160,7 +163,10 @@ impl ClientSession {
         match batch.end {
             BatchEnd::Terminate => return Ok(false),
             _ if self.exchange.skipping => self.skip(batch).await?,
-            _ => self.run_batch(batch).await?,
+            _ => match self.run_batch(batch).await {
+                Err(error) if self.retries(&error) => {}
+                outcome => outcome?,
+            },
         }
         Ok(true)
     }

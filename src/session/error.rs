@@ -8,6 +8,7 @@ use crate::cluster::LeadStatus;
 use crate::config::PoolMode;
 use crate::pool::CheckoutError;
 use crate::protocol::{ErrorResponse, FrameError, Malformed, SqlState};
+use crate::route::Reason;
 use crate::server::QueryError;
 
 /// The end of a session.
@@ -22,6 +23,14 @@ pub enum SessionError {
     /// The server ended the connection with an error that the client was given already.
     #[error("server ended the connection: {0}")]
     ServerEnded(String),
+    /// A replica gave an error that another node may spare the client.
+    #[error("{message}")]
+    Elsewhere {
+        /// Why.
+        reason: Reason,
+        /// The server's words.
+        message: String,
+    },
     /// The client broke the protocol.
     #[error("protocol violation: {0}")]
     Protocol(String),
@@ -69,7 +78,7 @@ impl SessionError {
         let fatal = |code, message: String| ErrorResponse::fatal(code, message);
         Some(match self {
             Self::ClientGone(_) | Self::ServerEnded(_) => return None,
-            Self::ServerLost(detail) => {
+            Self::Elsewhere { message: detail, .. } | Self::ServerLost(detail) => {
                 fatal(SqlState::CONNECTION_FAILURE, "server connection was lost".to_owned())
                     .detail(detail.clone())
                     .hint("Connect again; whether the last statement took effect is not known.")

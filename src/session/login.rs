@@ -30,6 +30,7 @@ use super::freshness::LastWrite;
 use super::listening::Listening;
 use super::reading::Reading;
 use super::replication::{self, Admission, ReplicationSession};
+use super::retry::Retry;
 use super::start::{is_draining, refuse};
 use super::startup_options;
 use super::state::lex_options;
@@ -414,6 +415,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         reading,
         reads_otherwise: false,
         catalog_epoch: 0,
+        retry: Retry::default(),
         writes: Writes::default(),
         exchange: Exchange::default(),
         replay: None,

@@ -27,15 +27,9 @@ pub struct Phase {
     pub number: u64,
     pub seed: u64,
     pub disturbance: Disturbance,
-    /// Reads of ten tables, writes of two of them, one in ten; and nothing else.
-    pub share: bool,
+    run: Run,
     start: Instant,
     until: Instant,
-    /// Operations of all phases, and how many there may be.
-    operations: Arc<AtomicU64>,
-    limit: u64,
-    /// Which node is the primary.
-    primary: Arc<AtomicUsize>,
     writes: AtomicU64,
     over: AtomicBool,
 }
@@ -44,9 +38,16 @@ pub struct Phase {
 #[derive(Clone, Debug)]
 pub struct Run {
     pub seed: u64,
+    /// Reads of ten tables, writes of two of them, one in ten; and nothing else.
     pub share: bool,
+    /// The ways that clients may choose from.
+    pub writes: Arc<[Write]>,
+    pub reads: Arc<[Read]>,
+    pub per_mille: Option<u64>,
+    /// Operations of all phases, and how many there may be.
     pub operations: Arc<AtomicU64>,
     pub limit: u64,
+    /// Which node is the primary.
     pub primary: Arc<AtomicUsize>,
 }
 
@@ -63,12 +64,9 @@ impl Phase {
             number,
             seed: Random::of(&[run.seed, number]).below(u64::MAX),
             disturbance,
-            share: run.share,
+            run: run.clone(),
             start,
             until: start + length,
-            operations: Arc::clone(&run.operations),
-            limit: run.limit,
-            primary: Arc::clone(&run.primary),
             writes: AtomicU64::new(0),
             over: AtomicBool::new(false),
         }
@@ -77,7 +75,7 @@ impl Phase {
     pub fn over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
             || Instant::now() >= self.until
-            || self.operations.load(Ordering::Relaxed) >= self.limit
+            || self.run.operations_done() >= self.run.limit
     }
 
     /// Ends it before its time.
@@ -115,19 +113,22 @@ struct Slice {
     number: u128,
     ways: Vec<Write>,
     writes_per_mille: u64,
+    /// Nothing is done by which reads of all tables are held back.
+    narrow: bool,
 }
 
 impl Slice {
     fn of(phase: &Phase, number: u128) -> Self {
         let mut random = Random::of(&[phase.seed, 0x511CE, number as u64]);
-        if phase.share {
-            return Self { number, ways: Vec::new(), writes_per_mille: 100 };
+        if phase.run.share {
+            return Self { number, ways: Vec::new(), writes_per_mille: 100, narrow: true };
         }
-        let narrow = random.per_mille(600);
+        let all = &phase.run.writes;
+        let narrow = random.per_mille(700) && all.iter().any(|way| way.names_its_tables());
         let count = 1 + random.index(4);
         let ways = (0..count).map(|_| {
             loop {
-                let way = random.pick(&Write::ALL);
+                let way = random.pick(all);
                 if way.names_its_tables() || !narrow {
                     break way;
                 }
@@ -136,7 +137,8 @@ impl Slice {
         let ways = ways.collect();
         let promotes = matches!(phase.disturbance, Disturbance::Failover | Disturbance::Switchover);
         let writes_per_mille = if promotes { 300 } else { random.pick(&[3, 10, 30, 100, 250]) };
-        Self { number, ways, writes_per_mille }
+        let writes_per_mille = phase.run.per_mille.unwrap_or(writes_per_mille);
+        Self { number, ways, writes_per_mille, narrow }
     }
 }
 
@@ -200,7 +202,7 @@ impl Client {
             self.session = if self.random.per_mille(slice.writes_per_mille) {
                 self.write(session, &slice).await
             } else {
-                self.read(session).await
+                self.read(session, &slice).await
             };
         }
         self.stats
@@ -220,12 +222,12 @@ impl Client {
     }
 
     fn done(&self, operations: u64) {
-        self.phase.operations.fetch_add(operations, Ordering::Relaxed);
+        self.phase.run.operations.fetch_add(operations, Ordering::Relaxed);
     }
 
     async fn write(&mut self, mut session: Session, slice: &Slice) -> Option<Session> {
         let registers = Arc::clone(&self.registers);
-        if self.phase.share {
+        if self.phase.run.share {
             let register = self.random.index(2 * registers.per_family());
             return match registers.claim(register) {
                 Some(claim) => self.write_and_read(session, &claim, false).await,
@@ -241,7 +243,7 @@ impl Client {
             match registers.claim(registers.at(*family, id)) {
                 Some(claim) => claims.push(claim),
                 // Somebody else writes it; another time.
-                None => return self.read(session).await,
+                None => return self.read(session, slice).await,
             }
         }
         if way == Write::Update && self.random.per_mille(300) {
@@ -322,19 +324,14 @@ impl Client {
         }
     }
 
-    async fn read(&mut self, mut session: Session) -> Option<Session> {
+    async fn read(&mut self, mut session: Session, slice: &Slice) -> Option<Session> {
         let registers = Arc::clone(&self.registers);
-        let way = if self.phase.share {
-            Read::Table
-        } else {
-            match self.random.below(10) {
-                // Cheap ones more often than their number says.
-                0..3 => Read::Table,
-                3 | 4 => Read::Pipelined,
-                _ => self.random.pick(&Read::ALL),
-            }
+        let way = match self.random.pick(&self.phase.run.reads) {
+            _ if self.phase.run.share => Read::Table,
+            way if way.hides_its_tables() && slice.narrow => Read::Table,
+            way => way,
         };
-        let recent = if self.phase.share || self.random.per_mille(300) {
+        let recent = if self.phase.run.share || self.random.per_mille(300) {
             None
         } else {
             registers.recent(&mut self.random)
@@ -361,7 +358,7 @@ impl Client {
     fn compare(&mut self, way: Read, form: &str, targets: &[usize], expected: &[i64], seen: &[Seen]) {
         assert_eq!(seen.len(), targets.len(), "{way:?} {form} {targets:?}: {seen:?}");
         let registers = Arc::clone(&self.registers);
-        let primary = self.phase.primary.load(Ordering::Relaxed);
+        let primary = self.phase.run.primary.load(Ordering::Relaxed);
         let count = self.stats.reads.entry(way).or_default();
         count.operations += 1;
         for (target, one) in targets.iter().zip(seen) {

@@ -43,11 +43,18 @@ use options::Options;
 /// What runs without options.
 const TESTS: &[harness::Test] = &[
     ("reads_keep_what_the_level_promises", || check::run(&Options::parse_from(["consistency"])).complaints),
+    ("replicas_serve_tables_that_nobody_writes", || {
+        let mut options = Options::parse_from(["consistency"]);
+        options.level = "strong".to_owned();
+        options.share = true;
+        (options.seconds, options.operations, options.disturb) = (Some(5), None, Vec::new());
+        check::run(&options).complaints
+    }),
     ("late_replicas_are_noticed_when_nothing_is_promised", || {
         let mut options = Options::parse_from(["consistency"]);
         options.level = "eventual".to_owned();
         options.disturb = vec![Disturbance::Delay];
-        (options.seconds, options.operations) = (Some(3), None);
+        (options.seconds, options.operations, options.per_mille) = (Some(4), None, Some(50));
         let outcome = check::run(&options);
         let mut complaints = outcome.complaints;
         if outcome.stale == 0 {
@@ -61,7 +68,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let is_ours = |argument: &String| {
         let name = argument.split('=').next().unwrap_or_default();
-        Options::SPELLED.contains(&name) || name == "--phase-seconds"
+        Options::SPELLED.contains(&name)
     };
     if !arguments.iter().any(is_ours) {
         return harness::run(TESTS, &arguments[1..]);

@@ -3,9 +3,11 @@
 use clap::Parser;
 
 use crate::disturb::Disturbance;
+use crate::reads::Read;
+use crate::writes::Write;
 
 /// The level that is checked if nothing else is said.
-pub const DEFAULT_LEVEL: &str = "session";
+pub const DEFAULT_LEVEL: &str = "strong";
 
 /// Checks that no read through pgweir is older than it may be.
 #[derive(Clone, Debug, Parser)]
@@ -35,6 +37,15 @@ pub struct Options {
     /// Only the phase with this number.
     #[arg(long)]
     pub phase: Option<u64>,
+    /// Writes in these ways only.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub writes: Vec<Write>,
+    /// Reads in these ways only.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub reads: Vec<Read>,
+    /// Writes among 1000 operations; by default it changes all the time.
+    #[arg(long)]
+    pub per_mille: Option<u64>,
     /// Measures which share of the reads replicas serve: 90 % reads of ten tables, writes of two of them, replicas
     /// 50 ms late.
     #[arg(long)]
@@ -43,7 +54,7 @@ pub struct Options {
 
 impl Options {
     /// Every option, as it is spelled.
-    pub const SPELLED: [&'static str; 10] = [
+    pub const SPELLED: [&'static str; 14] = [
         "--operations",
         "--seconds",
         "--seed",
@@ -51,6 +62,10 @@ impl Options {
         "--disturb",
         "--clients",
         "--phase",
+        "--phase-seconds",
+        "--writes",
+        "--reads",
+        "--per-mille",
         "--share",
         "--help",
         "-h",

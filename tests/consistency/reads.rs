@@ -17,7 +17,7 @@ use crate::session::{Form, Seen, Session, rows};
 const NODE: &str = "current_setting('cluster_name')";
 
 /// One way of reading.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
 pub enum Read {
     Table,
     View,
@@ -41,27 +41,11 @@ pub enum Read {
 }
 
 impl Read {
-    pub const ALL: [Self; 19] = [
-        Self::Table,
-        Self::View,
-        Self::NestedView,
-        Self::SqlFunction,
-        Self::PlpgsqlFunction,
-        Self::Join,
-        Self::Subselect,
-        Self::Cte,
-        Self::Union,
-        Self::TwoOfOne,
-        Self::Leaf,
-        Self::SqlPrepared,
-        Self::Several,
-        Self::TransactionReadOnly,
-        Self::Snapshot,
-        Self::Cursor,
-        Self::TransactionReadWrite,
-        Self::CopyOut,
-        Self::Pipelined,
-    ];
+    /// The pooler takes it for something that may have written any table (as SQL's EXECUTE), so while this goes on
+    /// replicas serve little.
+    pub fn hides_its_tables(self) -> bool {
+        matches!(self, Self::SqlPrepared | Self::Cursor)
+    }
 
     /// Which registers this way reads, beginning with `first`, in the order of what [`Self::run`] returns.
     pub fn targets(self, first: usize, registers: &Registers, random: &mut Random) -> Vec<usize> {

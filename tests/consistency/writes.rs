@@ -18,7 +18,7 @@ use crate::session::{Form, Session};
 const NEVER: i64 = 1 << 40;
 
 /// One way of writing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
 pub enum Write {
     Update,
     Returning,
@@ -55,41 +55,6 @@ pub enum Write {
 }
 
 impl Write {
-    pub const ALL: [Self; 32] = [
-        Self::Update,
-        Self::Returning,
-        Self::SqlPrepared,
-        Self::Cte,
-        Self::Upsert,
-        Self::CascadeOnUpdate,
-        Self::CascadeOnDelete,
-        Self::Trigger,
-        Self::InsteadTrigger,
-        Self::DeferredTrigger,
-        Self::View,
-        Self::Rule,
-        Self::RuleInstead,
-        Self::Function,
-        Self::FunctionInFrom,
-        Self::Operator,
-        Self::Do,
-        Self::Call,
-        Self::CallThatCommits,
-        Self::Partition,
-        Self::PartitionLeaf,
-        Self::Copy,
-        Self::Insert,
-        Self::Merge,
-        Self::Several,
-        Self::Transaction,
-        Self::TransactionInOneString,
-        Self::Savepoints,
-        Self::ForUpdate,
-        Self::TwoPhase,
-        Self::LateInTransaction,
-        Self::RolledBack,
-    ];
-
     /// The pooler can tell which tables it writes. The others hold back the reads of all tables, so with them
     /// around nothing is learned about single tables.
     pub fn names_its_tables(self) -> bool {
@@ -207,7 +172,9 @@ impl Write {
                 let sink = session.client.copy_in("COPY log (id, version) FROM STDIN").await?;
                 futures_util::pin_mut!(sink);
                 sink.send(Bytes::from(format!("{id}\t{version}\n"))).await?;
-                sink.finish().await.map(drop)
+                sink.finish().await?;
+                // The driver stops waiting at CommandComplete, and the commit comes behind it.
+                session.simple("").await
             }
             Self::Several => {
                 let (first, second) =
