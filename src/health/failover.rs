@@ -64,7 +64,6 @@ fn prepare(topology: &Topology, leadership: &Arc<Leadership>, change: &Change) {
         if Arc::ptr_eq(&entry.cluster.leadership, leadership) {
             // What servers reported at login may differ from node to node.
             entry.reported.lock().clear();
-            entry.horizons.primary_changed(&change.to.horizon);
             // Changes of the catalog may have been lost with the old one.
             let ticket = entry.catalog.begin_ddl();
             entry.catalog.end_ddl(ticket);
