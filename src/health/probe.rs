@@ -362,7 +362,8 @@ impl Prober {
             let leads = Arc::ptr_eq(cluster.node(lead.index), &self.node);
             if leads && lead.has_primary() && !look.in_recovery {
                 entry.horizons.position_known(ticket, look.position, asked);
-            } else if !leads && look.in_recovery {
+            }
+            if lead.has_primary() {
                 let others = cluster.nodes().enumerate().filter(|(index, _)| *index != lead.index);
                 let least = others.map(|(_, node)| node.position()).min();
                 entry.horizons.collect(least.unwrap_or_default());
