@@ -1,8 +1,9 @@
 //! One PostgreSQL server and what is known of it.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use futures_util::task::AtomicWaker;
 
 use parking_lot::Mutex;
 
+use super::endpoint::Endpoint;
 use super::horizon::WriteHorizon;
 use super::lag::History;
 use super::lsn::Lsn;
@@ -22,6 +24,13 @@ pub struct NodeAddress {
     pub host: String,
     /// Port.
     pub port: u16,
+}
+
+impl NodeAddress {
+    /// Whether the host is a name: not an address, not the directory of a unix socket.
+    pub fn is_name(&self) -> bool {
+        !self.host.starts_with('/') && self.host.parse::<IpAddr>().is_err()
+    }
 }
 
 impl fmt::Display for NodeAddress {
@@ -83,6 +92,8 @@ pub const SHARE_FULL: u8 = 8;
 pub struct Node {
     /// Where it is.
     pub address: NodeAddress,
+    /// Which of the addresses of its name is meant.
+    pub endpoint: Arc<Endpoint>,
     state: AtomicU8,
     in_recovery: AtomicBool,
     /// It has answered and refused the probe's login.
@@ -124,6 +135,7 @@ impl Node {
     pub fn new(address: NodeAddress) -> Self {
         Self {
             address,
+            endpoint: Arc::default(),
             state: AtomicU8::new(0),
             in_recovery: AtomicBool::new(false),
             is_mute: AtomicBool::new(false),
