@@ -33,8 +33,7 @@ const LAST_RESORT: &str = "postgres";
 
 /// Time between two probes while the cluster has no primary, at most.
 const URGENT_PERIOD: Duration = Duration::from_millis(100);
-/// How often the name of a node is resolved; more often while its cluster has no primary.
-const RESOLVE_PERIOD: Duration = Duration::from_secs(5);
+/// How often the name of a node is resolved while its cluster has no primary, at least.
 const RESOLVE_PERIOD_URGENT: Duration = Duration::from_secs(1);
 /// How often a standby is asked for its timeline, at most; more often while it is not seen where it should be.
 const LINEAGE_PERIOD: Duration = Duration::from_secs(1);
@@ -202,7 +201,8 @@ impl Prober {
     /// Looks now and then where the name leads, and leaves a server that it no longer leads to.
     async fn leave_if_moved(&mut self) {
         let hurry = self.leaderships.iter().any(|leadership| leadership.is_urgent());
-        let period = if hurry { RESOLVE_PERIOD_URGENT } else { RESOLVE_PERIOD };
+        let ttl = self.topology.config.health.dns_ttl;
+        let period = if hurry { ttl.min(RESOLVE_PERIOD_URGENT) } else { ttl };
         if !self.node.address.is_name() || self.resolved_at.elapsed() < period {
             return;
         }
