@@ -162,7 +162,8 @@ impl ClientSession {
         let lead = cluster.leadership.lead();
         self.turn = self.turn.wrapping_add(1);
         // The configured primary is one of the readers when another node takes the writes.
-        let readers = cluster.replicas.len() + usize::from(lead.index != 0);
+        let count = cluster.replicas.len();
+        let readers = if count > 0 && lead.index > 0 { count + 1 } else { count };
         let mut replicas: SmallVec<[NodeView; 8]> = (0..readers)
             .map(|place| {
                 let index = cluster.reader(place);
