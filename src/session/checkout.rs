@@ -139,7 +139,10 @@ impl ClientSession {
             return (Route { target: Target::Primary, reason }, Freshness::Any);
         }
         let routing = &self.database.settings.routing;
-        let consistency = routing.consistency;
+        let wishes = self.reading.wishes();
+        let mut work = work;
+        work.hint = work.hint.or(wishes.role);
+        let consistency = wishes.consistency.unwrap_or(routing.consistency);
         let horizons = &self.database.horizons;
         let freshness = match (consistency, needs) {
             (Consistency::Eventual, _) | (_, Needs::Nothing) => Freshness::Any,
