@@ -335,3 +335,51 @@ impl Node {
         self.lag_micros.store(micros, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(host: &str) -> Node {
+        Node::new(NodeAddress { host: host.to_owned(), port: 5432 })
+    }
+
+    #[test]
+    fn a_node_that_has_come_back_takes_part_more_and_more() {
+        let node = node("db");
+        let turns = |node: &Node| (0..80).filter(|turn| node.takes_part(*turn)).count();
+        assert_eq!(turns(&node), 80);
+        let grown: Vec<_> = [1, 2, 7, 8, 200]
+            .iter()
+            .map(|share| {
+                node.set_share(*share);
+                turns(&node)
+            })
+            .collect();
+        assert_eq!(grown, [10, 20, 70, 80, 80]);
+    }
+
+    #[test]
+    fn what_is_seen_of_it() {
+        let node = node("db");
+        assert_eq!(node.sight(), Sight::Unseen);
+        node.set_mute(true);
+        assert_eq!(node.sight(), Sight::Mute);
+        let lineage = Lineage { system: 1, timeline: 2 };
+        node.set_observed(true, lineage);
+        node.set_state(NodeState::Recovering);
+        assert_eq!(node.sight(), Sight::Standby(lineage));
+        node.set_observed(false, lineage);
+        node.set_state(NodeState::Up);
+        assert_eq!(node.sight(), Sight::Primary(lineage));
+        node.set_state(NodeState::Down);
+        assert_eq!(node.sight(), Sight::Down);
+    }
+
+    #[test]
+    fn names_are_told_from_addresses() {
+        let is_name = |host| node(host).address.is_name();
+        assert!(is_name("db-0.example") && is_name("localhost"));
+        assert!(!is_name("10.0.0.1") && !is_name("::1") && !is_name("/run/postgresql"));
+    }
+}
