@@ -246,7 +246,7 @@ async fn the_primary_is_killed_under_load() {
     assert_eq!(code.as_deref(), Some("57P03"));
     assert!((4..9).contains(&waited.as_secs()), "{waited:?}");
     assert_eq!(of_old(), before, "no write reached it");
-    let refused = bystander.batch_execute("BEGIN").await;
+    let refused = bystander.batch_execute("BEGIN; SELECT 1").await;
     assert_eq!(refused.unwrap_err().code().unwrap().code(), "57P03");
 }
 

@@ -59,7 +59,8 @@ impl ClientSession {
         } else {
             return false;
         };
-        if self.mode != PoolMode::Transaction {
+        // Who listens is lent channels by the server connection with the BEGIN.
+        if self.mode != PoolMode::Transaction || self.listening.is_on() {
             return false;
         }
         let message = self.wire.inbox.split_to(batch.len).freeze();
