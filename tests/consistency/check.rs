@@ -221,7 +221,10 @@ impl Judge {
                 self.complaints.push(one.text.clone());
             }
         }
-        let quiet = matches!(phase.disturbance, Disturbance::Calm | Disturbance::Delay | Disturbance::Pause);
+        let quiet = matches!(
+            phase.disturbance,
+            Disturbance::Calm | Disturbance::Delay | Disturbance::Slow | Disturbance::Pause
+        );
         for (error, count) in &stats.errors {
             let (way, text) = error.split_once(": ").unwrap_or(("", error));
             let expected = text.starts_with("connection lost")
