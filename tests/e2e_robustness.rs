@@ -176,7 +176,7 @@ fn a_mute_server_is_given_up_in_time() {
     let database = support::database();
     let (name, mute_address) = (&database.name, mute.local_addr().unwrap());
     let pgweir = Pgweir::start(&format!(
-        "timeouts: {{server_connect: 500ms}}\ndatabases:\n  mute: {{primary: \"{mute_address}\"}}\n  {name}:\n    primary: \"{}\"\n    replicas: [\"{mute_address}\"]\nusers:\n  app: {{password: app}}\n",
+        "timeouts: {{server_connect: 500ms}}\nrouting: {{failover_wait: 1s}}\ndatabases:\n  mute: {{primary: \"{mute_address}\"}}\n  {name}:\n    primary: \"{}\"\n    replicas: [\"{mute_address}\"]\nusers:\n  app: {{password: app}}\n",
         support::cluster().address(0)
     ));
     let begun = Instant::now();

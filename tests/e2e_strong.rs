@@ -205,3 +205,91 @@ async fn a_replica_that_crashed_is_not_believed_where_it_was() {
     }
     app.stop().await;
 }
+
+/// What a standby refuses although it looked like a read runs on the primary, and goes there at once the next time.
+#[tokio::test]
+async fn a_standby_that_refuses_is_not_heard_of() {
+    let cluster = LocalCluster::start(&LocalClusterOptions::with_replicas(1)).unwrap();
+    cluster
+        .access()
+        .psql_as_app(
+            0,
+            "app",
+            "CREATE TABLE t (v int); INSERT INTO t VALUES (0);
+             CREATE FUNCTION liar() RETURNS int STABLE LANGUAGE plpgsql AS
+               'BEGIN PERFORM hidden(); RETURN 1; END';
+             CREATE FUNCTION hidden() RETURNS void LANGUAGE sql AS 'UPDATE t SET v = v + 1'",
+        )
+        .unwrap();
+    let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
+    let client = app.client("app").await;
+    let other = app.client("app").await;
+    settled(&app).await;
+    assert_eq!(one(&client, "SELECT liar()").await, "1");
+    assert_eq!(reasons(&app, "retried_read_only"), 1);
+    assert_eq!(one(&other, "SELECT v FROM t").await, "1", "its write is seen");
+    assert_eq!(one(&client, "SELECT liar()").await, "1");
+    assert_eq!((reasons(&app, "retried_read_only"), reasons(&app, "learned_write")), (1, 1));
+    // Prepared, and by parameters.
+    settled(&app).await;
+    let statement = client.prepare("SELECT liar(), $1::int").await.unwrap();
+    assert_eq!(client.query_one(&statement, &[&7]).await.unwrap().get::<_, i32>(1), 7);
+    assert_eq!(reasons(&app, "retried_read_only"), 2);
+    assert_eq!(client.query_one(&statement, &[&8]).await.unwrap().get::<_, i32>(1), 8);
+    // An error that the primary gives as well is the client's.
+    let error = client.simple_query("SELECT * FROM nowhere").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "42P01");
+    let error = client.simple_query("SELECT 1/0").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "22012");
+    app.stop().await;
+}
+
+/// Reads that replay cancels, and reads whose replica goes away, run again elsewhere.
+#[tokio::test]
+async fn conflicts_and_lost_replicas_are_not_heard_of() {
+    let options = LocalClusterOptions::with_replicas(1).set_on(1, "max_standby_streaming_delay", "100ms");
+    let cluster = LocalCluster::start(&options).unwrap();
+    cluster
+        .access()
+        .psql_as_app(0, "app", "CREATE TABLE t (v int); INSERT INTO t SELECT generate_series(1, 1000)")
+        .unwrap();
+    let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
+    let client = app.client("app").await;
+    settled(&app).await;
+    let reading = async { one(&client, "SELECT count(*), pg_sleep(1) FROM t WHERE v > 0").await };
+    let vacuum = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.access().psql_as_app(0, "app", "TRUNCATE t").unwrap();
+    };
+    let (count, ()) = tokio::join!(reading, vacuum);
+    assert_eq!(count, "0");
+    assert_eq!(reasons(&app, "retried_conflict"), 1);
+    // Killed by an administrator, and lost without a word, in the middle of a read.
+    for (way, reason) in [("pg_terminate_backend(pid)", "retried_lost"), ("crash", "retried_lost")] {
+        let before = reasons(&app, reason);
+        settled(&app).await;
+        let reading = async {
+            let statement = client.prepare("SELECT 5, pg_sleep($1)").await.unwrap();
+            client
+                .query_one(&statement, &[&0.7_f64])
+                .await
+                .unwrap_or_else(|e| panic!("{way}: {e:?}"))
+                .get::<_, i32>(0)
+        };
+        let kill = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if way == "crash" {
+                cluster.stop(1, Mode::Immediate).unwrap();
+            } else {
+                let sql = format!(
+                    "SELECT {way} FROM pg_stat_activity WHERE query LIKE '%pg_sleep($1)%' AND pid <> pg_backend_pid()"
+                );
+                cluster.access().psql(1, "postgres", &sql).unwrap();
+            }
+        };
+        let (answer, ()) = tokio::join!(reading, kill);
+        assert_eq!(answer, 5, "{way}");
+        assert_eq!(reasons(&app, reason), before + 1, "{way}");
+    }
+    app.stop().await;
+}

@@ -21,6 +21,12 @@ pub enum Command {
     Reload,
     /// Drain and end.
     Shutdown,
+    /// No reads for this node, until told otherwise.
+    Ban(String),
+    /// Reads for this node again.
+    Unban(String),
+    /// This node is the primary, whatever its timeline says.
+    Trust(String),
     /// SET and its kin: accepted, without effect on a console that has no settings of its own.
     Set,
 }
@@ -50,8 +56,6 @@ const UNSUPPORTED: &[&str] = &[
     "kill",
     "kill_client",
     "suspend",
-    "ban",
-    "unban",
     "explain",
     "promote",
 ];
@@ -74,6 +78,15 @@ impl Command {
             "show" => Self::show(rest).ok_or_else(|| unknown_show(&rest.join(" "))),
             "reload" if rest.is_empty() => Ok(Self::Reload),
             "shutdown" if rest.is_empty() || rest == ["wait_for_clients"] => Ok(Self::Shutdown),
+            "ban" | "unban" | "trust" => {
+                let [node] = rest else { return Err(no_node_named(first)) };
+                let node = node.trim_matches(['"', '\'']).to_owned();
+                Ok(match first {
+                    "ban" => Self::Ban(node),
+                    "unban" => Self::Unban(node),
+                    _ => Self::Trust(node),
+                })
+            }
             "select" => Self::select(rest).ok_or_else(|| invalid(sql)),
             word if WITHOUT_EFFECT.contains(&word) => Ok(Self::Set),
             word if UNSUPPORTED.contains(&word) => Err(ErrorResponse::error(
@@ -89,7 +102,7 @@ impl Command {
     pub fn is_harmless(&self) -> bool {
         match self {
             Self::Empty | Self::Show(_) | Self::Setting(..) | Self::Select(_) | Self::Set => true,
-            Self::Reload | Self::Shutdown => false,
+            Self::Reload | Self::Shutdown | Self::Ban(_) | Self::Unban(_) | Self::Trust(_) => false,
         }
     }
 
@@ -121,6 +134,12 @@ impl Command {
             _ => None,
         }
     }
+}
+
+fn no_node_named(command: &str) -> ErrorResponse {
+    let command = command.to_ascii_uppercase();
+    ErrorResponse::error(SqlState::SYNTAX_ERROR, format!("{command} needs the name of one node"))
+        .hint(format!("As in SHOW CLUSTER: {command} db-1:5432"))
 }
 
 fn invalid(sql: &str) -> ErrorResponse {
@@ -177,6 +196,9 @@ mod tests {
             Ok(Command::Setting("server_version", SERVER_VERSION))
         );
         assert!(matches!(Command::parse("SELECT 1;"), Ok(Command::Select(_))));
+        assert_eq!(Command::parse("BAN 'Db-1:5432';"), Ok(Command::Ban("db-1:5432".to_owned())));
+        assert_eq!(Command::parse("unban [::1]:1"), Ok(Command::Unban("[::1]:1".to_owned())));
+        assert_eq!(Command::parse("TRUST a b").unwrap_err().code, SqlState::SYNTAX_ERROR);
         assert_eq!(Command::parse("SHOW nonsense").unwrap_err().code, SqlState::SYNTAX_ERROR);
         assert_eq!(Command::parse("PAUSE app").unwrap_err().code, SqlState::FEATURE_NOT_SUPPORTED);
         assert_eq!(Command::parse("DROP TABLE x").unwrap_err().code, SqlState::SYNTAX_ERROR);

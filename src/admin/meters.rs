@@ -4,6 +4,7 @@
 //! each pool, node and reason and kept.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -11,8 +12,8 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use parking_lot::Mutex;
 
 use crate::clients::Activity;
-use crate::cluster::{NodeState, Role};
-use crate::pool::{DatabaseEntry, Listeners, Pool};
+use crate::cluster::{LeadStatus, Node, NodeState, Role, Standing};
+use crate::pool::{DatabaseEntry, Listeners, Pool, Topology};
 use crate::route::Reason;
 
 use super::Console;
@@ -90,6 +91,17 @@ impl Handles {
         describe_counter!("pgweir_parses_total", "Parse messages, by side: client, server");
         describe_gauge!("pgweir_node_up", "Whether a node answers");
         describe_gauge!("pgweir_node_is_primary", "Whether a node is out of recovery, as last observed");
+        describe_gauge!("pgweir_node_timeline", "Timeline of a node; of a replica the least it can be on");
+        describe_gauge!("pgweir_node_state", "1 for the state that a node is in, 0 for the others");
+        describe_gauge!("pgweir_node_banned", "Whether an operator keeps reads away from a node");
+        describe_gauge!("pgweir_node_fenced", "Whether a node is out of recovery without being the primary");
+        describe_gauge!("pgweir_primary_known", "Whether a database has a primary");
+        describe_gauge!(
+            "pgweir_primary_ambiguous",
+            "Whether several nodes claim to be the primary: writes are refused"
+        );
+        describe_gauge!("pgweir_primary_waiting", "Clients that wait for a primary");
+        describe_counter!("pgweir_primary_changes_total", "Times another node or timeline took the writes");
         describe_gauge!("pgweir_node_lag_bytes", "Bytes of log that a replica has yet to replay");
         describe_gauge!("pgweir_node_lag_seconds", "How long ago the primary was where the replica is");
         describe_gauge!("pgweir_node_in_flight", "Server connections of a node that are lent");
@@ -129,8 +141,9 @@ impl Meters {
         for node in topology.nodes() {
             let labels = || vec![("node", node.address.to_string())];
             let (bytes, micros) = node.lag();
-            let up = matches!(node.state(), NodeState::Up | NodeState::Lagging);
+            let up = matches!(node.state(), NodeState::Up | NodeState::Lagging | NodeState::Recovering);
             handles.gauge("pgweir_node_up", labels(), f64::from(u8::from(up)));
+            roles(&mut handles, &topology, node);
             let is_primary = node.role() == Some(Role::Primary);
             handles.gauge("pgweir_node_is_primary", labels(), f64::from(u8::from(is_primary)));
             handles.gauge("pgweir_node_lag_bytes", labels(), bytes as f64);
@@ -143,6 +156,7 @@ impl Meters {
         }
         for entry in topology.databases() {
             catalog(&mut handles, &entry);
+            primary(&mut handles, &entry);
             for (reason, count) in entry.routes.iter() {
                 let labels = vec![
                     ("database", entry.name.clone()),
@@ -153,6 +167,33 @@ impl Meters {
             }
         }
     }
+}
+
+fn roles(handles: &mut Handles, topology: &Topology, node: &Arc<Node>) {
+    let labels = || vec![("node", node.address.to_string())];
+    let is_fenced = topology.leaderships().any(|leadership| {
+        let standing = leadership.position(node).map(|index| leadership.standing(index));
+        matches!(standing, Some(Standing::Fenced | Standing::Foreign))
+    });
+    handles.gauge("pgweir_node_fenced", labels(), f64::from(u8::from(is_fenced)));
+    handles.gauge("pgweir_node_banned", labels(), f64::from(u8::from(node.is_banned())));
+    handles.gauge("pgweir_node_timeline", labels(), f64::from(node.lineage().timeline));
+    let present = node.state();
+    for state in NodeState::ALL {
+        let labels = vec![("node", node.address.to_string()), ("state", state.as_str().to_owned())];
+        handles.gauge("pgweir_node_state", labels, f64::from(u8::from(state == present)));
+    }
+}
+
+fn primary(handles: &mut Handles, entry: &DatabaseEntry) {
+    let leadership = &entry.cluster.leadership;
+    let status = leadership.lead().status;
+    let labels = || vec![("database", entry.name.clone())];
+    let is = |wanted| f64::from(u8::from(status == wanted));
+    handles.gauge("pgweir_primary_known", labels(), is(LeadStatus::Primary));
+    handles.gauge("pgweir_primary_ambiguous", labels(), is(LeadStatus::Ambiguous));
+    handles.gauge("pgweir_primary_waiting", labels(), leadership.waiting() as f64);
+    handles.counter("pgweir_primary_changes_total", labels(), leadership.changes());
 }
 
 fn catalog(handles: &mut Handles, entry: &DatabaseEntry) {

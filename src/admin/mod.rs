@@ -15,6 +15,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use crate::clients::Registry;
+use crate::cluster::{Node, Sight};
 use crate::pool::{PoolRegistry, Topology};
 use crate::protocol::{ErrorResponse, SqlState};
 
@@ -105,6 +106,9 @@ impl Console {
                 self.controls.shutdown.notify_one();
                 Answer::Done("SHUTDOWN")
             }
+            Command::Ban(node) => self.ban(&node, true)?,
+            Command::Unban(node) => self.ban(&node, false)?,
+            Command::Trust(node) => self.trust(&node)?,
             Command::Show(what) => show::show(self, what),
             Command::Select(table) => Answer::Selected(table),
             Command::Setting(name, value) => {
@@ -113,6 +117,41 @@ impl Console {
                 Answer::Table(table)
             }
         })
+    }
+
+    fn node(&self, name: &str) -> Result<Arc<Node>, ErrorResponse> {
+        let topology = self.topology.load();
+        let found = topology.nodes().find(|node| node.address.to_string().eq_ignore_ascii_case(name));
+        found.cloned().ok_or_else(|| {
+            ErrorResponse::error(SqlState::UNDEFINED_OBJECT, format!("no such node: {name}"))
+                .hint("SHOW CLUSTER lists them.")
+        })
+    }
+
+    fn ban(&self, name: &str, is_banned: bool) -> Result<Answer, ErrorResponse> {
+        let node = self.node(name)?;
+        node.ban(is_banned);
+        let what = if is_banned { "node is banned: no reads" } else { "node is not banned any more" };
+        tracing::warn!(node = %node.address, "{what}");
+        Ok(Answer::Done(if is_banned { "BAN" } else { "UNBAN" }))
+    }
+
+    fn trust(&self, name: &str) -> Result<Answer, ErrorResponse> {
+        let node = self.node(name)?;
+        if !matches!(node.sight(), Sight::Primary(_)) {
+            return Err(ErrorResponse::error(
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("{} is not known to be out of recovery", node.address),
+            )
+            .hint("Promote it first; pgweir does not."));
+        }
+        tracing::warn!(node = %node.address, "an operator says that this node is the primary");
+        for leadership in self.topology.load().leaderships() {
+            if let Some(index) = leadership.position(&node) {
+                leadership.trust(index);
+            }
+        }
+        Ok(Answer::Done("TRUST"))
     }
 
     /// Brings the metrics of pools, clients, nodes and routes up to date.

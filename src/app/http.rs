@@ -40,7 +40,7 @@ fn ready(context: &SessionContext) -> Result<(), String> {
         return Err("draining".to_owned());
     }
     let topology = context.topology.load();
-    let usable = |state| matches!(state, NodeState::Up | NodeState::Lagging);
+    let usable = |state| matches!(state, NodeState::Up | NodeState::Lagging | NodeState::Recovering);
     if topology.nodes().any(|node| usable(node.state())) {
         Ok(())
     } else {

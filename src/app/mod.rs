@@ -147,7 +147,14 @@ impl App {
         let context = self.context;
         reload::derive_passwords(&context);
         let mut background = vec![
-            task::spawn("health", health::run(Arc::clone(&context.topology))),
+            task::spawn(
+                "health",
+                health::run(
+                    Arc::clone(&context.topology),
+                    Arc::clone(&context.pools),
+                    Arc::clone(&context.clients),
+                ),
+            ),
             task::spawn("reaper", pool::run_reaper(Arc::clone(&context.pools))),
             task::spawn("sweeper", drain::sweep(Arc::clone(&context.clients))),
         ];

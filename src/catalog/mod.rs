@@ -11,6 +11,7 @@
 mod build;
 mod cache;
 mod cell;
+mod learned;
 mod path;
 mod reason;
 mod resolve;
@@ -18,6 +19,7 @@ mod resolve;
 pub use build::{Catalog, CatalogError};
 pub use cache::ResolveCache;
 pub use cell::{CatalogCell, CatalogState, DdlTicket, Snapshot};
+pub use learned::LearnedWrites;
 pub use path::SearchPath;
 pub use reason::{ResolveReason, Volatility};
 pub use resolve::{Resolved, unresolved};

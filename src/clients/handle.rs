@@ -87,10 +87,12 @@ pub enum Order {
     NotificationOverflow = 6,
     /// Close now: the connection that receives its notifications is lost.
     ListenerLost = 7,
+    /// Close now: its server connection leads to a node that is no longer the primary.
+    PrimaryChanged = 8,
     /// Close now: an operator said so.
-    Kill = 8,
+    Kill = 9,
     /// Close now: the process ends.
-    Shutdown = 9,
+    Shutdown = 10,
 }
 
 impl Order {
@@ -103,8 +105,9 @@ impl Order {
             5 => Self::QueryTimeout,
             6 => Self::NotificationOverflow,
             7 => Self::ListenerLost,
-            8 => Self::Kill,
-            9 => Self::Shutdown,
+            8 => Self::PrimaryChanged,
+            9 => Self::Kill,
+            10 => Self::Shutdown,
             _ => Self::None,
         }
     }

@@ -12,6 +12,10 @@ use futures_util::task::AtomicWaker;
 
 use super::lsn::Lsn;
 
+/// Tickets are numbered across all primaries: who took one from a primary that is none any more has it answered by
+/// its successor.
+static TICKETS: AtomicU64 = AtomicU64::new(0);
+
 /// Tickets and answers of one primary.
 #[derive(Debug, Default)]
 pub struct WriteHorizon {
@@ -24,7 +28,8 @@ pub struct WriteHorizon {
 impl WriteHorizon {
     /// Takes a ticket for a write that was acknowledged before this call; wakes the probe.
     pub fn take_ticket(&self) -> u64 {
-        let ticket = self.issued.fetch_add(1, Ordering::AcqRel) + 1;
+        let ticket = TICKETS.fetch_add(1, Ordering::AcqRel) + 1;
+        self.issued.fetch_max(ticket, Ordering::AcqRel);
         self.waker.wake();
         ticket
     }
@@ -40,7 +45,12 @@ impl WriteHorizon {
         self.is_waiting()
     }
 
-    /// The newest ticket; a probe reads it before it asks the primary.
+    /// The newest ticket of any primary; a probe reads it before it asks this one.
+    pub fn present_ticket() -> u64 {
+        TICKETS.load(Ordering::Acquire)
+    }
+
+    /// The newest ticket that was taken here.
     pub fn newest_ticket(&self) -> u64 {
         self.issued.load(Ordering::Acquire)
     }

@@ -31,6 +31,11 @@ impl History {
         self.0.push_back((now, position));
     }
 
+    /// Forgets all: what comes is another history.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// How far behind a replica is that has replayed `position`: bytes, and time.
     pub fn lag(&self, now: Instant, position: Lsn) -> (u64, Duration) {
         let newest = self.0.back().map_or(Lsn(0), |(_, newest)| *newest);

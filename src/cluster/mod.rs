@@ -6,28 +6,34 @@
 mod balance;
 mod horizon;
 mod lag;
+mod leadership;
 mod lsn;
 mod node;
+mod roles;
 mod table_horizons;
 mod tables;
 
 pub use balance::pick;
 pub use horizon::WriteHorizon;
 pub use lag::History;
+pub use leadership::{Change, Lead, LeadStatus, Leadership};
 pub use lsn::Lsn;
-pub use node::{Node, NodeAddress, NodeState, Role};
+pub use node::{Node, NodeAddress, NodeState, Role, SHARE_FULL};
+pub use roles::{Lineage, Remembered, Sight, Standing, Verdict, decide, standings};
 pub use table_horizons::{ABANDONED_FOR, Freshness, HorizonStats, PendingWrite, TableHorizons};
 pub use tables::{TableId, TableSet};
 
 use std::sync::Arc;
 
-/// The nodes of one database: a primary and its replicas.
+/// The nodes of one database: a primary and its replicas, as configured.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// Takes writes.
+    /// Takes writes, if it is what the configuration says.
     pub primary: Arc<Node>,
     /// Take reads, each with its weight.
     pub replicas: Vec<Replica>,
+    /// Who takes writes indeed.
+    pub leadership: Arc<Leadership>,
 }
 
 /// A replica as one database uses it.
@@ -40,8 +46,25 @@ pub struct Replica {
 }
 
 impl Cluster {
-    /// All nodes, the primary first.
+    /// All nodes, the configured primary first, as [`Leadership`] numbers them.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         std::iter::once(&self.primary).chain(self.replicas.iter().map(|replica| &replica.node))
+    }
+
+    /// The node with this number; the configured primary if there is none.
+    pub fn node(&self, index: usize) -> &Arc<Node> {
+        let replica = index.checked_sub(1).and_then(|index| self.replicas.get(index));
+        replica.map_or(&self.primary, |replica| &replica.node)
+    }
+
+    /// Who takes writes, or did last: the configured primary at the start.
+    pub fn writer(&self) -> &Arc<Node> {
+        self.node(self.leadership.lead().index)
+    }
+
+    /// The number of the node at `place` in the list of those that may serve reads: the replicas in their order,
+    /// then the configured primary, which is one of them when another node takes the writes.
+    pub fn reader(&self, place: usize) -> usize {
+        if place < self.replicas.len() { place + 1 } else { 0 }
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::horizon::WriteHorizon;
 use super::lag::History;
 use super::lsn::Lsn;
+use super::roles::{Lineage, Sight};
 
 /// Where a node is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,21 +44,26 @@ pub enum Role {
     Replica,
 }
 
-/// Whether a node may be used. Exits: a probe's result moves any state to any other; a refused
-/// connection moves `Up` to `Down` at once; only a successful probe leaves `Down`.
+/// Whether a node may be used. Each state lists its exits; besides, a refused or reset connection and a probe
+/// that fails move every state to `Down` at once. A pool that is full, and a server that is, move nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
-    /// Not probed yet: the primary is tried, replicas wait.
+    /// Not probed yet. Left by the first probe.
     Unknown,
-    /// Answers.
+    /// Answers. A replica leaves it for `Lagging` when it is too far behind.
     Up,
-    /// Answers, but too far behind for reads.
+    /// Answers, but too far behind for reads. Left for `Up` by a probe that finds it near enough.
     Lagging,
-    /// Does not answer.
+    /// Does not answer. Left by a successful probe: a primary for `Up`, a replica for `Recovering`.
     Down,
+    /// A replica that answers again. Left for `Up` after `health.recover_after` successful probes in a row.
+    Recovering,
 }
 
 impl NodeState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Unknown, Self::Up, Self::Lagging, Self::Down, Self::Recovering];
+
     /// The name shown in the console and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,9 +71,13 @@ impl NodeState {
             Self::Up => "up",
             Self::Lagging => "lagging",
             Self::Down => "down",
+            Self::Recovering => "recovering",
         }
     }
 }
+
+/// All of a node's share, in eighths.
+pub const SHARE_FULL: u8 = 8;
 
 /// A node; shared by all databases on it.
 #[derive(Debug)]
@@ -76,6 +86,16 @@ pub struct Node {
     pub address: NodeAddress,
     state: AtomicU8,
     in_recovery: AtomicBool,
+    /// It has answered and refused the probe's login.
+    is_mute: AtomicBool,
+    /// Whether it is in recovery, and its system and timeline: seen together, told together.
+    observed: Mutex<(bool, Lineage)>,
+    /// Eighths of its share that it gets, after its return.
+    share: AtomicU8,
+    is_banned: AtomicBool,
+    /// The probe is to look now.
+    alarm: AtomicBool,
+    alarm_waker: AtomicWaker,
     /// Position written (primary) or replayed (replica), as of the last probe.
     position: AtomicU64,
     /// When the probe that read it asked, in microseconds since the first one did.
@@ -107,6 +127,12 @@ impl Node {
             address,
             state: AtomicU8::new(0),
             in_recovery: AtomicBool::new(false),
+            is_mute: AtomicBool::new(false),
+            observed: Mutex::default(),
+            share: AtomicU8::new(SHARE_FULL),
+            is_banned: AtomicBool::new(false),
+            alarm: AtomicBool::new(false),
+            alarm_waker: AtomicWaker::new(),
             position: AtomicU64::new(0),
             asked_micros: AtomicU64::new(0),
             first_asked: OnceLock::new(),
@@ -129,6 +155,7 @@ impl Node {
             1 => NodeState::Up,
             2 => NodeState::Lagging,
             3 => NodeState::Down,
+            4 => NodeState::Recovering,
             _ => NodeState::Unknown,
         }
     }
@@ -141,6 +168,7 @@ impl Node {
             NodeState::Up => 1,
             NodeState::Lagging => 2,
             NodeState::Down => 3,
+            NodeState::Recovering => 4,
         };
         self.state.store(code, Ordering::Release);
         if state == NodeState::Down && before != NodeState::Down {
@@ -158,9 +186,67 @@ impl Node {
         }
     }
 
-    /// Records whether the node said that it is in recovery.
-    pub fn set_in_recovery(&self, in_recovery: bool) {
+    /// Records whether the node said that it is in recovery, its system and its timeline. The state is to be set
+    /// afterwards.
+    pub fn set_observed(&self, in_recovery: bool, lineage: Lineage) {
+        *self.observed.lock() = (in_recovery, lineage);
         self.in_recovery.store(in_recovery, Ordering::Release);
+    }
+
+    /// Records whether the node has answered and refused the probe's login.
+    pub fn set_mute(&self, is_mute: bool) {
+        self.is_mute.store(is_mute, Ordering::Release);
+    }
+
+    /// Its system and timeline, as of the last probe that asked.
+    pub fn lineage(&self) -> Lineage {
+        self.observed.lock().1
+    }
+
+    /// What the probes see of it, for the decision who is the primary.
+    pub fn sight(&self) -> Sight {
+        match self.state() {
+            NodeState::Down => Sight::Down,
+            NodeState::Unknown if self.is_mute.load(Ordering::Acquire) => Sight::Mute,
+            NodeState::Unknown => Sight::Unseen,
+            NodeState::Up | NodeState::Lagging | NodeState::Recovering => match *self.observed.lock() {
+                (true, lineage) => Sight::Standby(lineage),
+                (false, lineage) => Sight::Primary(lineage),
+            },
+        }
+    }
+
+    /// Sets how many eighths of its share of the reads it gets.
+    pub fn set_share(&self, eighths: u8) {
+        self.share.store(eighths.min(SHARE_FULL), Ordering::Release);
+    }
+
+    /// Whether it takes part in the choice of a replica this turn: one that has come back does so seldom first.
+    pub fn takes_part(&self, turn: u32) -> bool {
+        let share = self.share.load(Ordering::Acquire);
+        share >= SHARE_FULL || turn % u32::from(SHARE_FULL) < u32::from(share)
+    }
+
+    /// An operator keeps reads away from it, or lets them come again.
+    pub fn ban(&self, is_banned: bool) {
+        self.is_banned.store(is_banned, Ordering::Release);
+    }
+
+    /// Whether an operator keeps reads away from it.
+    pub fn is_banned(&self) -> bool {
+        self.is_banned.load(Ordering::Acquire)
+    }
+
+    /// Asks the probe to look at once.
+    pub fn wake_probe(&self) {
+        self.alarm.store(true, Ordering::Release);
+        self.alarm_waker.wake();
+    }
+
+    /// Whether the probe was asked to look at once; if not, the task is woken when it is.
+    pub fn poll_alarm(&self, cx: &Context<'_>) -> bool {
+        self.alarm_waker.register(cx.waker());
+        self.alarm.swap(false, Ordering::AcqRel)
     }
 
     /// Position written or replayed; a lower bound, since the node has gone on since.

@@ -64,7 +64,7 @@ impl PendingWrite {
 /// Numbers for the console.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HorizonStats {
-    /// Tables with a mark.
+    /// Tables with a mark; one more for writes to unknown tables.
     pub tables: usize,
     /// Writes under way.
     pub pending: usize,
@@ -324,7 +324,7 @@ impl TableHorizons {
     pub fn stats(&self) -> HorizonStats {
         let inner = self.inner.read();
         HorizonStats {
-            tables: inner.tables.len(),
+            tables: inner.tables.len() + usize::from(!inner.all.is_clear()),
             pending: inner.pending,
             unanswered: inner.unanswered.len(),
             folded: inner.folded,

@@ -104,6 +104,8 @@ pub(super) fn routing(
         consistency: raw.consistency.as_ref().map_or(below.consistency, |c| c.value),
         max_replica_lag: time(raw.max_replica_lag.as_ref(), &defaults::ANY_DURATION, problems)
             .unwrap_or(below.max_replica_lag),
+        failover_wait: time(raw.failover_wait.as_ref(), &defaults::ANY_DURATION, problems)
+            .unwrap_or(below.failover_wait),
         catalog_refresh: time(raw.catalog_refresh.as_ref(), &defaults::ANY_DURATION, problems)
             .unwrap_or(below.catalog_refresh),
     }

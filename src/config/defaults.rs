@@ -74,6 +74,9 @@ pub(super) const HEALTH_INTERVAL: Duration = seconds(1);
 /// Longer than a slow network, shorter than users' patience.
 pub(super) const HEALTH_TIMEOUT: Duration = seconds(2);
 
+/// One answer may be luck.
+pub(super) const RECOVER_AFTER: u32 = 2;
+
 /// The point of having replicas.
 pub(super) const READS: Reads = Reads::Replica;
 /// Nobody can tell that replicas serve the reads.
@@ -82,6 +85,8 @@ pub(super) const CONSISTENCY: Consistency = Consistency::Strong;
 pub(super) const MAX_REPLICA_LAG: Duration = seconds(10);
 /// Changes made elsewhere are rare, and a look at an unchanged catalog takes milliseconds.
 pub(super) const CATALOG_REFRESH: Duration = seconds(60);
+/// A failover takes a few seconds; a client that waits for longer would rather hear of it.
+pub(super) const FAILOVER_WAIT: Duration = seconds(10);
 /// The share of a node nobody gave a weight.
 pub(super) const WEIGHT: u32 = 1;
 
@@ -91,6 +96,8 @@ pub(super) const ANY_DURATION: RangeInclusive<Duration> = Duration::ZERO..=secon
 pub(super) const SOME_DURATION: RangeInclusive<Duration> = Duration::from_millis(1)..=seconds(365 * 86_400);
 /// PostgreSQL's largest `max_connections`.
 pub(super) const POOL_SIZES: RangeInclusive<u64> = 1..=262_143;
+/// A replica that has to prove itself for longer would never return.
+pub(super) const PROBE_COUNTS: RangeInclusive<u64> = 1..=1000;
 /// As `POOL_SIZES`, or none.
 pub(super) const POOL_MIN_SIZES: RangeInclusive<u64> = 0..=262_143;
 /// A server without any room could not run one prepared statement.
@@ -138,6 +145,7 @@ pub(super) fn routing() -> Routing {
         reads: READS,
         consistency: CONSISTENCY,
         max_replica_lag: MAX_REPLICA_LAG,
+        failover_wait: FAILOVER_WAIT,
         catalog_refresh: CATALOG_REFRESH,
     }
 }
@@ -177,5 +185,10 @@ pub(super) fn session() -> SessionSettings {
 
 /// Probes nobody described.
 pub(super) fn health() -> HealthSettings {
-    HealthSettings { interval: HEALTH_INTERVAL, timeout: HEALTH_TIMEOUT, user: None }
+    HealthSettings {
+        interval: HEALTH_INTERVAL,
+        timeout: HEALTH_TIMEOUT,
+        recover_after: RECOVER_AFTER,
+        user: None,
+    }
 }

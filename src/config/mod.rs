@@ -275,6 +275,8 @@ pub struct HealthSettings {
     pub interval: Duration,
     /// A probe that takes longer has failed.
     pub timeout: Duration,
+    /// Successful probes in a row after which a replica that was down gets reads again.
+    pub recover_after: u32,
     /// The user probes log in as; `None` takes the first user with a password that may use the database.
     pub user: Option<String>,
 }
@@ -310,6 +312,8 @@ pub struct Routing {
     pub consistency: Consistency,
     /// A replica further behind than this gets no reads; zero is no bound.
     pub max_replica_lag: Duration,
+    /// How long what needs the primary waits while there is none; zero is not at all.
+    pub failover_wait: Duration,
     /// How often the catalog is looked at for changes made elsewhere; zero is never, and no catalog.
     pub catalog_refresh: Duration,
 }

@@ -161,6 +161,8 @@ settings! {
         interval: Time,
         /// A probe that takes longer has failed.
         timeout: Time,
+        /// Successful probes in a row after which a replica that was down gets reads again.
+        recover_after: u64,
         /// The user probes log in as; by default the first one that can.
         user: String,
     }
@@ -175,6 +177,8 @@ settings! {
         consistency: Consistency,
         /// A replica further behind gets no reads; 0 is no bound.
         max_replica_lag: Time,
+        /// How long what needs the primary waits while there is none; 0 is not at all.
+        failover_wait: Time,
         /// How often the catalog is looked at for changes made elsewhere; 0 is never, and no catalog.
         catalog_refresh: Time,
     }

@@ -334,9 +334,11 @@ fn session(raw: Option<&Located<RawSession>>) -> SessionSettings {
 fn health(raw: Option<&Located<RawHealth>>, problems: &mut Problems) -> HealthSettings {
     let default = defaults::health();
     let Some(Located { value: raw, .. }) = raw else { return default };
+    let recover_after = number(raw.recover_after.as_ref(), &defaults::PROBE_COUNTS, problems);
     let mut some =
         |raw: Option<&_>, default| time(raw, &defaults::SOME_DURATION, problems).unwrap_or(default);
     HealthSettings {
+        recover_after: recover_after.map_or(default.recover_after, |count| count as u32),
         interval: some(raw.interval.as_ref(), default.interval),
         timeout: some(raw.timeout.as_ref(), default.timeout),
         user: raw.user.as_ref().map(|u| u.value.clone()),

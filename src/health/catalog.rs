@@ -145,7 +145,7 @@ impl Keeper {
             return Ok(rows);
         }
         let user = self.topology.probe_user(&self.entry).ok_or("no user may use this database")?;
-        let target = self.topology.target(&self.entry, &user, &self.entry.cluster.primary);
+        let target = self.topology.target(&self.entry, &user, self.entry.cluster.writer());
         let mut connection = ServerConn::connect(&target).await.map_err(|error| error.to_string())?;
         let rows = connection.simple_query(sql).await.map_err(|error| error.to_string())?;
         self.connection = Some(connection);

@@ -2,9 +2,11 @@
 //!
 //! One task a node, over a connection of its own. A probe is one short query. Between them a task sleeps
 //! for `health.interval`, unless somebody waits: a primary is asked at once when clients have written and
-//! need to know how far, a replica every few milliseconds while it is behind what they have written.
+//! need to know how far, a replica every few milliseconds while it is behind what they have written, and
+//! all nodes of a cluster ten times a second while it has no primary.
 
 mod catalog;
+mod failover;
 mod probe;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,15 +16,17 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::task::JoinHandle;
 
+use crate::clients::Registry;
 use crate::cluster::NodeAddress;
-use crate::pool::Topology;
+use crate::pool::{PoolRegistry, Topology};
 use crate::task;
 
 /// How often a new topology is looked for.
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// Keeps one probe task for each node of the present topology, and one for the catalog of each database named. Runs until dropped; its tasks end with it.
-pub async fn run(topology: Arc<ArcSwap<Topology>>) {
+pub async fn run(topology: Arc<ArcSwap<Topology>>, pools: Arc<PoolRegistry>, clients: Arc<Registry>) {
+    let concerned = Arc::new(failover::Concerned { pools, clients });
     let mut tasks: BTreeMap<NodeAddress, Probe> = BTreeMap::new();
     // By the catalog, which several names of one database share.
     let mut keepers: HashMap<usize, Probe> = HashMap::new();
@@ -35,7 +39,8 @@ pub async fn run(topology: Arc<ArcSwap<Topology>>) {
             tasks.retain(|address, _| present.nodes().any(|node| node.address == *address));
             for node in present.nodes() {
                 // Credentials or timeouts may have changed: each task begins anew, with what is known kept.
-                let prober = probe::Prober::new(Arc::clone(node), Arc::clone(&present));
+                let prober =
+                    probe::Prober::new(Arc::clone(node), Arc::clone(&present), Arc::clone(&concerned));
                 tasks.insert(node.address.clone(), Probe(task::spawn("probe", prober.run())));
             }
             keepers.clear();

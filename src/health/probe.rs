@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use crate::cluster::{Lsn, Node, NodeState, Role};
+use crate::cluster::{Leadership, Lineage, Lsn, Node, NodeState, Role, SHARE_FULL, WriteHorizon};
 use crate::pool::{DatabaseEntry, Topology};
 use crate::protocol::SqlState;
-use crate::server::{ConnectError, ServerConn, ServerTarget};
+use crate::server::{ConnectError, QueryError, ServerConn, ServerTarget};
+
+use super::failover::Concerned;
 
 /// Time between two probes of a primary while clients wait for an answer; all tickets taken meanwhile are
 /// answered by one probe.
@@ -25,37 +27,102 @@ const DATABASES_TRIED: usize = 8;
 /// The database that is nearly always there.
 const LAST_RESORT: &str = "postgres";
 
+/// Time between two probes while the cluster has no primary, at most.
+const URGENT_PERIOD: Duration = Duration::from_millis(100);
+/// How often a standby is asked for its timeline, at most; more often while it is not seen where it should be.
+const LINEAGE_PERIOD: Duration = Duration::from_secs(1);
+const LINEAGE_PERIOD_UNPROVEN: Duration = Duration::from_millis(100);
+/// A replica that has come back gets its whole share of the reads after this long.
+const RETURN_PERIOD: Duration = Duration::from_secs(8);
+
 const PROBE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
 CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
 ELSE pg_catalog.pg_current_wal_insert_lsn() END";
+
+/// System identifier, and the timeline. The control file has the timeline of a standby as of some restartpoint,
+/// which is a lower bound; that of the WAL received is exact, but shown only to members of `pg_monitor`.
+const LINEAGE: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), \
+CASE WHEN pg_catalog.pg_is_in_recovery() THEN GREATEST(\
+(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
+(SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()), \
+(SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver)) \
+ELSE ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))\
+::pg_catalog.bit(32)::pg_catalog.int4 END";
+
+/// The same for a server that has revoked the functions that read the control file.
+const LINEAGE_PLAIN: &str = "SELECT NULL, CASE WHEN pg_catalog.pg_is_in_recovery() \
+THEN (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver) \
+ELSE ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))\
+::pg_catalog.bit(32)::pg_catalog.int4 END";
+
+/// What one look at a node gave.
+struct Look {
+    in_recovery: bool,
+    position: Lsn,
+    lineage: Lineage,
+}
+
+/// Why a look gave nothing.
+enum Blank {
+    /// The node is to blame.
+    Down(String),
+    /// It answers, but does not let us in.
+    Refused(String),
+    /// Somebody needs for himself the databases that we may connect to.
+    Vacated,
+}
 
 /// Probes one node.
 pub(super) struct Prober {
     node: Arc<Node>,
     topology: Arc<Topology>,
+    concerned: Arc<Concerned>,
+    /// The clusters it is in.
+    leaderships: Vec<Arc<Leadership>>,
     connection: Option<ServerConn>,
     /// The database on the server that it is connected to.
     connected_to: String,
+    /// Role and lineage as this connection has told them, and when.
+    lineage: Option<(bool, Lineage, Instant)>,
     catching_up_since: Option<Instant>,
+    /// Successful probes in a row, of a replica that comes back.
+    successes: u32,
+    returned_at: Option<Instant>,
+    /// The log knows that it does not let us in.
+    refusal_told: bool,
 }
 
 impl Prober {
-    pub(super) fn new(node: Arc<Node>, topology: Arc<Topology>) -> Self {
-        Self { node, topology, connection: None, connected_to: String::new(), catching_up_since: None }
+    pub(super) fn new(node: Arc<Node>, topology: Arc<Topology>, concerned: Arc<Concerned>) -> Self {
+        let leaderships = topology.leaderships().filter(|l| l.position(&node).is_some()).cloned().collect();
+        Self {
+            node,
+            topology,
+            concerned,
+            leaderships,
+            connection: None,
+            connected_to: String::new(),
+            lineage: None,
+            catching_up_since: None,
+            successes: 0,
+            returned_at: None,
+            refusal_told: false,
+        }
     }
 
     /// Probes until dropped.
     pub(super) async fn run(mut self) {
         loop {
             self.leave_if_told();
-            let ticket = self.node.horizon.newest_ticket();
+            let ticket = WriteHorizon::present_ticket();
             let asked = Instant::now();
             let limit = self.topology.config.health.timeout;
             match timeout(limit, self.probe()).await {
-                Ok(Ok(Some((in_recovery, position)))) => self.succeeded(in_recovery, position, ticket, asked),
+                Ok(Ok(look)) => self.succeeded(&look, ticket, asked),
                 // It cannot be asked for the moment, which says nothing about it.
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => self.failed(&error),
+                Ok(Err(Blank::Vacated)) => {}
+                Ok(Err(Blank::Refused(error))) => self.refused(&error),
+                Ok(Err(Blank::Down(error))) => self.failed(&error),
                 Err(_) => self.failed(&format!("no answer within {} ms", limit.as_millis())),
             }
             self.pause().await;
@@ -63,37 +130,66 @@ impl Prober {
     }
 
     /// One look at the node. A connection that has died is replaced once before the node counts as down.
-    /// `None` when somebody needs for himself the databases that we may connect to.
-    async fn probe(&mut self) -> Result<Option<(bool, Lsn)>, String> {
-        if let Some(mut connection) = self.connection.take()
-            && let Ok(answer) = ask(&mut connection).await
+    async fn probe(&mut self) -> Result<Look, Blank> {
+        if let Some(connection) = self.connection.take()
+            && let Ok(look) = self.ask(connection).await
         {
-            self.connection = Some(connection);
-            return Ok(Some(answer));
+            return Ok(look);
         }
-        let mut error = "no database or user to log in with".to_owned();
+        self.lineage = None;
+        let mut blank = Blank::Refused("no database or user to log in with".to_owned());
         for target in self.logins() {
             match ServerConn::connect(&target).await {
-                Ok(mut connection) => {
-                    let answer = ask(&mut connection).await?;
-                    self.connection = Some(connection);
+                Ok(connection) => {
                     self.connected_to = target.database;
-                    return Ok(Some(answer));
+                    return self.ask(connection).await.map_err(Blank::Down);
                 }
-                Err(refused) => {
-                    if self.node.vacates_any() && !refused.is_node_down() {
-                        return Ok(None);
-                    }
-                    error = refused.to_string();
+                Err(error) if error.is_node_down() => return Err(Blank::Down(error.to_string())),
+                Err(error) => {
+                    blank = Blank::Refused(error.to_string());
                     // Dropped perhaps; that says nothing against the node.
-                    if !matches!(refused, ConnectError::Refused { code: SqlState::INVALID_CATALOG_NAME, .. })
-                    {
+                    if !matches!(error, ConnectError::Refused { code: SqlState::INVALID_CATALOG_NAME, .. }) {
                         break;
                     }
                 }
             }
         }
-        if self.node.vacates_any() { Ok(None) } else { Err(error) }
+        Err(if self.node.vacates_any() { Blank::Vacated } else { blank })
+    }
+
+    /// Asks on this connection, and keeps it if that works.
+    async fn ask(&mut self, mut connection: ServerConn) -> Result<Look, String> {
+        let (in_recovery, position) = ask(&mut connection).await?;
+        let lineage = match self.lineage {
+            Some((then, lineage, at))
+                if then == in_recovery && at.elapsed() < self.lineage_period(lineage) =>
+            {
+                lineage
+            }
+            before => {
+                let now = ask_lineage(&mut connection).await?;
+                // What a standby was seen on once, it is not on less of later; it may have lost its WAL receiver.
+                let timeline = match before {
+                    Some((true, before, _)) if in_recovery => before.timeline.max(now.timeline),
+                    _ => now.timeline,
+                };
+                let lineage = Lineage { timeline, ..now };
+                self.lineage = Some((in_recovery, lineage, Instant::now()));
+                lineage
+            }
+        };
+        self.connection = Some(connection);
+        Ok(Look { in_recovery, position, lineage })
+    }
+
+    /// How long what it said of its timeline is good for. That of a primary does not change while it runs.
+    fn lineage_period(&self, lineage: Lineage) -> Duration {
+        if self.lineage.is_some_and(|(in_recovery, ..)| !in_recovery) {
+            return Duration::MAX;
+        }
+        let primaries = self.leaderships.iter().filter_map(|leadership| leadership.primary());
+        let is_behind = primaries.into_iter().any(|primary| primary.lineage().timeline != lineage.timeline);
+        if is_behind { LINEAGE_PERIOD_UNPROVEN } else { LINEAGE_PERIOD }
     }
 
     /// Databases on this node to be tried in turn, and whom to log in as.
@@ -133,33 +229,69 @@ impl Prober {
         }
     }
 
-    fn succeeded(&self, in_recovery: bool, position: Lsn, ticket: u64, asked: Instant) {
+    fn succeeded(&mut self, look: &Look, ticket: u64, asked: Instant) {
         let now = Instant::now();
-        let node = &self.node;
+        let node = Arc::clone(&self.node);
         let before = (node.state(), node.role());
-        node.set_in_recovery(in_recovery);
-        node.set_position(position, asked);
+        self.refusal_told = false;
+        node.set_mute(false);
+        node.set_position(look.position, asked);
+        node.set_observed(look.in_recovery, look.lineage);
         let mut state = NodeState::Up;
-        if in_recovery {
-            if let Some((bytes, late)) = self.lag(now, position) {
+        if look.in_recovery {
+            if let Some((bytes, late)) = self.lag(now, look.position) {
                 node.set_lag(bytes, u64::try_from(late.as_micros()).unwrap_or(u64::MAX));
                 if self.lag_limit().is_some_and(|limit| late > limit) {
                     state = NodeState::Lagging;
                 }
             }
+            if self.is_returning(before.0) {
+                state = NodeState::Recovering;
+            }
+            self.grow_share(before.0, state, now);
         } else {
-            node.history.lock().record(now, position);
+            node.history.lock().record(now, look.position);
             node.set_lag(0, 0);
+            node.set_share(SHARE_FULL);
             if node.horizon.newest_ticket() > 0 {
-                node.horizon.answer(ticket, position);
+                node.horizon.answer(ticket, look.position);
                 self.tell_replicas(node.horizon.newest_position());
             }
         }
-        self.settle_tables(in_recovery, ticket, position, asked);
+        self.settle_tables(look, ticket, asked);
         node.set_state(state);
-        if before.0 != state || before.1 != node.role() {
-            let role = if in_recovery { "replica" } else { "primary" };
-            tracing::info!(node = %node.address, state = state.as_str(), role, %position, "node state changed");
+        if before != (state, node.role()) {
+            let role = if look.in_recovery { "replica" } else { "primary" };
+            let timeline = look.lineage.timeline;
+            tracing::info!(node = %node.address, state = state.as_str(), role, timeline, position = %look.position, "node state changed");
+        }
+        self.reconsider();
+    }
+
+    /// Whether a replica that was down has yet to prove itself.
+    fn is_returning(&mut self, before: NodeState) -> bool {
+        if !matches!(before, NodeState::Down | NodeState::Recovering) {
+            return false;
+        }
+        self.successes = if before == NodeState::Down { 1 } else { self.successes + 1 };
+        self.successes < self.topology.config.health.recover_after
+    }
+
+    /// A replica that has just come back has cold caches: its share grows from probe to probe.
+    fn grow_share(&mut self, before: NodeState, state: NodeState, now: Instant) {
+        if state == NodeState::Recovering {
+            return;
+        }
+        if matches!(before, NodeState::Down | NodeState::Recovering) {
+            self.returned_at = Some(now);
+        }
+        let Some(since) = self.returned_at else { return };
+        let grown = now.saturating_duration_since(since).as_millis() * u128::from(SHARE_FULL - 1)
+            / RETURN_PERIOD.as_millis();
+        let share = 1 + u8::try_from(grown).unwrap_or(SHARE_FULL).min(SHARE_FULL - 1);
+        self.node.set_share(share);
+        if share == SHARE_FULL {
+            self.returned_at = None;
         }
     }
 
@@ -168,18 +300,45 @@ impl Prober {
         if self.node.set_state(NodeState::Down) != NodeState::Down {
             tracing::warn!(node = %self.node.address, error, "node is down");
         }
+        self.reconsider();
     }
 
-    /// Databases in which this node is the replica of another.
+    /// It is there, but we cannot look at it: what was seen of it stays, but what its replay position was is too
+    /// old to send reads there.
+    fn refused(&mut self, error: &str) {
+        self.connection = None;
+        if !std::mem::replace(&mut self.refusal_told, true) {
+            tracing::warn!(node = %self.node.address, error, "node cannot be probed");
+        }
+        match (self.node.state(), self.node.role()) {
+            (NodeState::Up | NodeState::Recovering, Some(Role::Replica)) => {
+                self.node.set_state(NodeState::Lagging);
+            }
+            // Somebody who connected was refused; but it answers.
+            (NodeState::Down, _) => {
+                self.node.set_state(NodeState::Unknown);
+                self.node.set_mute(true);
+            }
+            (NodeState::Unknown, _) => self.node.set_mute(true),
+            _ => {}
+        }
+        self.reconsider();
+    }
+
+    fn reconsider(&self) {
+        for leadership in &self.leaderships {
+            self.concerned.reconsider(&self.topology, leadership);
+        }
+    }
+
+    /// Databases in which this node follows another: that one, and the lag that they bear.
     fn primaries(&self) -> impl Iterator<Item = (Arc<Node>, Duration)> {
         let node = Arc::clone(&self.node);
-        self.topology
-            .databases()
-            .into_iter()
-            .filter(move |entry| {
-                entry.cluster.replicas.iter().any(|replica| Arc::ptr_eq(&replica.node, &node))
-            })
-            .map(|entry| (Arc::clone(&entry.cluster.primary), entry.settings.routing.max_replica_lag))
+        self.topology.databases().into_iter().filter_map(move |entry| {
+            let writer = entry.cluster.writer();
+            let follows = !Arc::ptr_eq(writer, &node) && entry.cluster.nodes().any(|n| Arc::ptr_eq(n, &node));
+            follows.then(|| (Arc::clone(writer), entry.settings.routing.max_replica_lag))
+        })
     }
 
     fn lag(&self, now: Instant, position: Lsn) -> Option<(u64, Duration)> {
@@ -193,43 +352,54 @@ impl Prober {
     }
 
     /// Tables written to learn how far, and are forgotten once all replicas have got there.
-    fn settle_tables(&self, in_recovery: bool, ticket: u64, position: Lsn, asked: Instant) {
+    fn settle_tables(&self, look: &Look, ticket: u64, asked: Instant) {
         for entry in self.topology.databases() {
-            if !entry.horizons.is_watched() {
+            let leadership = &entry.cluster.leadership;
+            if !entry.horizons.is_watched() || leadership.position(&self.node).is_none() {
                 continue;
             }
-            if !in_recovery && Arc::ptr_eq(&entry.cluster.primary, &self.node) {
-                entry.horizons.position_known(ticket, position, asked);
-            }
-            if in_recovery && entry.cluster.replicas.iter().any(|r| Arc::ptr_eq(&r.node, &self.node)) {
-                let least = entry.cluster.replicas.iter().map(|r| r.node.position()).min();
-                entry.horizons.collect(least.unwrap_or_default());
+            let Some(primary) = leadership.primary() else { continue };
+            if Arc::ptr_eq(primary, &self.node) {
+                entry.horizons.position_known(ticket, look.position, asked);
+            } else if look.in_recovery {
+                let others = leadership.nodes().filter(|node| !Arc::ptr_eq(node, primary));
+                entry.horizons.collect(others.map(|node| node.position()).min().unwrap_or_default());
             }
         }
     }
 
     /// Clients wait for replicas to reach `position`: their probes look closely now.
     fn tell_replicas(&self, position: Lsn) {
-        for entry in self.topology.databases() {
-            if Arc::ptr_eq(&entry.cluster.primary, &self.node) {
-                for replica in &entry.cluster.replicas {
-                    replica.node.want(position);
+        for leadership in &self.leaderships {
+            if leadership.primary().is_some_and(|primary| Arc::ptr_eq(primary, &self.node)) {
+                for node in leadership.nodes().filter(|node| !Arc::ptr_eq(node, &self.node)) {
+                    node.want(position);
                 }
             }
         }
     }
 
     async fn pause(&mut self) {
-        let interval = self.topology.config.health.interval;
-        if self.node.state() == NodeState::Down {
-            return tokio::time::sleep(interval).await;
+        let mut interval = self.topology.config.health.interval;
+        if self.leaderships.iter().any(|leadership| leadership.is_urgent()) {
+            interval = interval.min(URGENT_PERIOD);
+        }
+        if matches!(self.node.state(), NodeState::Unknown | NodeState::Down | NodeState::Recovering) {
+            let node = Arc::clone(&self.node);
+            let alarm = poll_fn(|cx| if node.poll_alarm(cx) { Poll::Ready(()) } else { Poll::Pending });
+            if timeout(interval, alarm).await.is_ok() {
+                // Whatever raises alarms does not make us spin.
+                tokio::time::sleep(HORIZON_PERIOD).await;
+            }
+            return;
         }
         let is_replica = self.node.role() == Some(Role::Replica);
         let node = Arc::clone(&self.node);
         let must_leave = || self.must_leave();
         let wanted = poll_fn(|cx| {
             let wanted = if is_replica { node.poll_wanted(cx) } else { node.horizon.poll_waiting(cx) };
-            if wanted || must_leave() { Poll::Ready(()) } else { Poll::Pending }
+            let alarm = node.poll_alarm(cx);
+            if wanted || alarm || must_leave() { Poll::Ready(()) } else { Poll::Pending }
         });
         if timeout(interval, wanted).await.is_err() {
             self.catching_up_since = None;
@@ -260,4 +430,19 @@ async fn ask(connection: &mut ServerConn) -> Result<(bool, Lsn), String> {
     // A standby that has replayed nothing yet has no position.
     let position = if position.is_empty() { Ok(Lsn(0)) } else { position.parse() };
     position.map(|position| (in_recovery, position)).map_err(|()| "unexpected answer to the probe".to_owned())
+}
+
+async fn ask_lineage(connection: &mut ServerConn) -> Result<Lineage, String> {
+    let rows = match connection.simple_query(LINEAGE).await {
+        Err(QueryError::Server { code: SqlState::INSUFFICIENT_PRIVILEGE, .. }) => {
+            connection.simple_query(LINEAGE_PLAIN).await
+        }
+        other => other,
+    };
+    let rows = rows.map_err(|error| error.to_string())?;
+    let row = rows.into_iter().next().unwrap_or_default();
+    let mut fields = row.into_iter().map(Option::unwrap_or_default);
+    let system = fields.next().unwrap_or_default().parse().unwrap_or(0);
+    let timeline = fields.next().unwrap_or_default().parse().unwrap_or(0);
+    Ok(Lineage { system, timeline })
 }

@@ -39,6 +39,9 @@ pub enum CheckoutError {
     /// The pool was closed.
     #[error("the pool was closed")]
     Closed,
+    /// The pool's node is no longer the primary: ask for the present one's.
+    #[error("another node is the primary now")]
+    Moved,
 }
 
 /// By how much a client may be overtaken by one of another worker.

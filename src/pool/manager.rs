@@ -484,6 +484,23 @@ impl Pool {
         self.reap(now);
     }
 
+    /// Sends away who waits, to look for another node.
+    pub fn send_away(&self) {
+        let waiters = self.gate.lock().drain_waiters();
+        for waiter in waiters {
+            let _ = waiter.sender.send(Err(CheckoutError::Moved));
+        }
+    }
+
+    /// Its node is no longer the primary: connections from before are closed, the idle ones at once, and who
+    /// waits is sent away. The numbers of the clients who hold connections.
+    pub fn leave_primary(&self, now: Instant) -> Vec<u32> {
+        self.send_away();
+        self.renew(now);
+        let holders = self.servers().into_iter().map(|info| info.client.load(Ordering::Relaxed));
+        holders.filter(|client| *client != 0).collect()
+    }
+
     /// Closes idle connections and opens none while the answer lives: clients wait. For commands that need
     /// the database for themselves.
     pub fn hold(self: &Arc<Self>, now: Instant) -> Hold {

@@ -11,8 +11,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::auth::ScramCache;
-use crate::catalog::CatalogCell;
-use crate::cluster::{Cluster, Node, NodeAddress, Replica, TableHorizons};
+use crate::catalog::{CatalogCell, LearnedWrites};
+use crate::cluster::{Cluster, Leadership, Node, NodeAddress, Replica, TableHorizons};
 use crate::config::{
     ClientPassword, Config, Database, NodeSettings, PoolSettings, Reads, Secret, ServerTlsMode,
 };
@@ -75,6 +75,8 @@ pub struct DatabaseEntry {
     pub catalog: Arc<CatalogCell>,
     /// How far replicas must have got to be read from; shared likewise.
     pub horizons: Arc<TableHorizons>,
+    /// Statements that standbys refused; shared likewise.
+    pub learned: Arc<LearnedWrites>,
 }
 
 impl DatabaseEntry {
@@ -89,6 +91,7 @@ impl DatabaseEntry {
 struct Known {
     catalog: Arc<CatalogCell>,
     horizons: Arc<TableHorizons>,
+    learned: Arc<LearnedWrites>,
     catalog_epoch: Arc<AtomicU64>,
 }
 
@@ -103,6 +106,8 @@ pub struct Topology {
     /// Grows with each reload.
     pub version: u64,
     nodes: BTreeMap<NodeAddress, Arc<Node>>,
+    /// By nodes, the configured primary first: databases with the same nodes have the same.
+    leaderships: BTreeMap<Vec<NodeAddress>, Arc<Leadership>>,
     databases: BTreeMap<String, Arc<DatabaseEntry>>,
     of_wildcard: Mutex<BTreeMap<String, Arc<DatabaseEntry>>>,
     /// What is known of the databases above.
@@ -120,19 +125,33 @@ impl Topology {
         previous: Option<&Self>,
     ) -> Self {
         let mut nodes = BTreeMap::new();
+        let mut leaderships = BTreeMap::new();
         let mut node = |settings: &NodeSettings| {
             let address = NodeAddress { host: settings.host.clone(), port: settings.port };
             let known = previous.and_then(|p| p.nodes.get(&address));
             let make = || known.map_or_else(|| Arc::new(Node::new(address.clone())), Arc::clone);
             Arc::clone(nodes.entry(address.clone()).or_insert_with(make))
         };
-        let mut cluster = |database: &Database| Cluster {
-            primary: node(&database.primary),
-            replicas: database
+        let mut cluster = |database: &Database| {
+            let primary = node(&database.primary);
+            let replicas: Vec<_> = database
                 .replicas
                 .iter()
                 .map(|replica| Replica { node: node(replica), weight: replica.weight.max(1) })
-                .collect(),
+                .collect();
+            let members: Vec<_> = std::iter::once(&primary)
+                .chain(replicas.iter().map(|replica| &replica.node))
+                .cloned()
+                .collect();
+            let addresses: Vec<_> = members.iter().map(|node| node.address.clone()).collect();
+            let leadership = Arc::clone(leaderships.entry(addresses).or_insert_with_key(|addresses| {
+                let known = previous.and_then(|previous| previous.leaderships.get(addresses));
+                known.map_or_else(
+                    || Arc::new(Leadership::new(members, previous.and_then(|p| p.kin(addresses)))),
+                    Arc::clone,
+                )
+            }));
+            Cluster { primary, replicas, leadership }
         };
         let mut databases = BTreeMap::new();
         let mut facts = previous.map(|p| p.facts.lock().clone()).unwrap_or_default();
@@ -148,6 +167,7 @@ impl Topology {
             version: previous.map_or(1, |p| p.version + 1),
             config,
             nodes,
+            leaderships,
             databases,
             of_wildcard: Mutex::default(),
             facts: Mutex::new(facts),
@@ -158,6 +178,17 @@ impl Topology {
 
     fn known(&self, name: &str) -> Option<Arc<DatabaseEntry>> {
         self.databases.get(name).cloned().or_else(|| self.of_wildcard.lock().get(name).cloned())
+    }
+
+    /// A leadership with some of these nodes.
+    fn kin(&self, addresses: &[NodeAddress]) -> Option<&Leadership> {
+        let shares = |known: &[NodeAddress]| known.iter().any(|address| addresses.contains(address));
+        self.leaderships.iter().find(|(known, _)| shares(known)).map(|(_, leadership)| &**leadership)
+    }
+
+    /// Who leads which nodes; each set of nodes once.
+    pub fn leaderships(&self) -> impl Iterator<Item = &Arc<Leadership>> {
+        self.leaderships.values()
     }
 
     /// All nodes, each once.
@@ -177,10 +208,12 @@ impl Topology {
         let replica = |settings: &NodeSettings| {
             node(settings).map(|node| Replica { node, weight: settings.weight.max(1) })
         };
-        let cluster = Cluster {
-            primary: node(&settings.primary)?,
-            replicas: settings.replicas.iter().filter_map(replica).collect(),
-        };
+        let primary = node(&settings.primary)?;
+        let replicas: Vec<_> = settings.replicas.iter().filter_map(replica).collect();
+        let addresses = std::iter::once(&primary).chain(replicas.iter().map(|replica| &replica.node));
+        let addresses: Vec<_> = addresses.map(|node| node.address.clone()).collect();
+        let leadership = Arc::clone(self.leaderships.get(&addresses)?);
+        let cluster = Cluster { primary, replicas, leadership };
         let mut of_wildcard = self.of_wildcard.lock();
         if let Some(found) = of_wildcard.get(name) {
             return Some(Arc::clone(found));
@@ -290,7 +323,7 @@ impl Topology {
         registry.close_unless(fits);
         registry.listeners.close_unless(|listener| {
             let Some(database) = self.database(&listener.key.database) else { return false };
-            let primary = &database.cluster.primary;
+            let primary = database.cluster.writer();
             let target = self.target(&database, &listener.key.user, primary);
             primary.address == listener.node.address && same_login(&target, listener.target())
         });
@@ -327,6 +360,7 @@ fn entry(
     let entry = DatabaseEntry {
         catalog: known.catalog,
         horizons: known.horizons,
+        learned: known.learned,
         catalog_epoch: known.catalog_epoch,
         name: name.to_owned(),
         settings: settings.clone(),

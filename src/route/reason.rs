@@ -63,6 +63,16 @@ reasons! {
     PrimaryOnlyTable = "primary_only_table",
     /// What its tables are is not known: the catalog is being read, or cannot be.
     NoCatalog = "no_catalog",
+    /// A standby has refused this statement before.
+    LearnedWrite = "learned_write",
+    /// A standby has refused it just now; it ran again elsewhere.
+    RetriedReadOnly = "retried_read_only",
+    /// It was in the way of replay on a replica; it ran again elsewhere.
+    RetriedConflict = "retried_conflict",
+    /// The replica was lost with it; it ran again elsewhere.
+    RetriedLost = "retried_lost",
+    /// A replica lacked something that it names; it ran again elsewhere.
+    RetriedUndefined = "retried_undefined",
     /// A read that the primary serves as one of the equals.
     ReadShared = "read_shared",
     /// The server connection was held already: a transaction.

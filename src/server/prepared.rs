@@ -229,6 +229,8 @@ impl PreparedSet {
         for id in std::mem::take(&mut self.tainted) {
             let definition = self.remove(id);
             self.doomed.extend(definition);
+            // They are still there: the next batch must close them before it prepares any of them again.
+            self.grew = true;
         }
     }
 
@@ -331,6 +333,18 @@ mod tests {
         let bytes = definitions.by_text.lock().bytes;
         assert!(bytes < 2 * Texts::SLACK_BYTES, "{bytes} bytes for one living definition");
         assert!(Arc::ptr_eq(&kept, &definition(&definitions, "SELECT 1")));
+    }
+
+    #[test]
+    fn what_a_transaction_has_tainted_is_closed_before_it_is_prepared_again() {
+        let (definitions, mut set) = (Definitions::default(), PreparedSet::default());
+        let one = definition(&definitions, "SELECT 1");
+        set.insert(Arc::clone(&one), 0);
+        set.taint(one.id);
+        assert!(set.has_grown(), "looked at by the batch that prepared it");
+        set.drop_tainted();
+        assert!(set.has_grown() && !set.touch(one.id));
+        assert_eq!(set.evict(10, usize::MAX, set.clock()).len(), 1);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 
-use crate::catalog::{ResolveReason, Resolved, SearchPath, Snapshot};
+use crate::catalog::{LearnedWrites, ResolveReason, Resolved, SearchPath, Snapshot};
 use crate::pool::ServerLease;
 use crate::protocol::extended::{self, Bind, Parse, Target as Named};
 use crate::protocol::{
@@ -85,6 +85,10 @@ pub(super) struct Plan {
     pub(super) databases: Vec<String>,
     /// What its statements mean in this database; empty where reads and writes go to the same node.
     pub(super) resolved: SmallVec<[Arc<Resolved>; 2]>,
+    /// Its statements.
+    pub(super) fingerprints: SmallVec<[Fingerprint; 2]>,
+    /// It closes something.
+    pub(super) closes: bool,
     /// There should be a catalog, and there is none.
     pub(super) misses_catalog: bool,
     /// It may write what nobody can name.
@@ -139,6 +143,8 @@ impl Default for Plan {
             writes: false,
             databases: Vec::new(),
             resolved: SmallVec::new(),
+            fingerprints: SmallVec::new(),
+            closes: false,
             misses_catalog: false,
             writes_anything: false,
             queries: 0,
@@ -241,6 +247,12 @@ impl Plan {
         let resolved = facts.snapshot.resolve(statement, facts.path);
         let mut effect = resolved.effect;
         let mut blame = blame(statement, &resolved);
+        self.fingerprints.push(statement.fingerprint);
+        if facts.learned.knows(statement.fingerprint) && effect < Effect::Write {
+            effect = Effect::Write;
+            blame = Some(Reason::LearnedWrite);
+            self.writes_anything = true;
+        }
         if facts.expected
             && effect == Effect::Read
             && facts.snapshot.catalog().is_none()
@@ -271,6 +283,8 @@ impl Plan {
 pub(super) struct Facts<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) path: &'a SearchPath,
+    /// Statements that standbys refused.
+    pub(super) learned: &'a LearnedWrites,
     /// There should be a catalog.
     pub(super) expected: bool,
 }
@@ -456,6 +470,7 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
                 }
             }
             FrontendTag::CLOSE => {
+                plan.closes = true;
                 let Ok((target, name)) = extended::target(body) else {
                     plan.add_malformed();
                     continue;
@@ -599,6 +614,7 @@ impl ClientSession {
         batch: Batch,
         plan: Plan,
     ) -> Result<(), SessionError> {
+        self.retry.taken();
         self.sync_settings(lease, plan.is_lone_setting);
         self.lend_channels(lease);
         if !plan.named_in_sql.is_empty() {

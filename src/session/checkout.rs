@@ -1,17 +1,17 @@
-//! From what a batch does to a server connection: route, pool, wait.
+//! From what a batch does to a server connection: route, pool, wait; also for a primary, while there is none.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
 use crate::catalog::Resolved;
 use crate::clients::{Activity, Order};
-use crate::cluster::{Lsn, Node, NodeState, Role, TableSet};
+use crate::cluster::{Cluster, Lead, LeadStatus, Lsn, Node, NodeState, Standing, TableSet};
 use crate::config::{Consistency, PoolMode};
 use crate::pool::{CheckoutError, Pool, ServerLease};
 use crate::protocol::ErrorResponse;
@@ -20,10 +20,12 @@ use crate::server::ServerActivity;
 use crate::sql::HintRole;
 
 use super::client::ClientSession;
-use super::error::{SessionError, checkout_response};
+use super::error::{SessionError, checkout_response, no_primary};
 
 /// How much may be read ahead from a client that waits.
 const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
+/// How often who waits for a primary looks for a new configuration.
+const RELOAD_PERIOD: Duration = Duration::from_millis(500);
 
 impl ClientSession {
     /// Gets a server connection for `work`. `Ok(Err(response))`: there is none, and the client is to be
@@ -33,12 +35,22 @@ impl ClientSession {
         work: Work,
         needs: Needs<'_>,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
-        let result = self.checkout_uncounted(work, needs).await?;
-        if let Ok(lease) = &result {
+        loop {
+            let result = self.checkout_uncounted(work, needs).await?;
+            let lease = match result {
+                Ok(lease) => lease,
+                Err(response) => return Ok(Err(response)),
+            };
+            self.link(&lease);
+            // Whoever changes roles looks for those who are linked: after that, not before, it is certain to see us.
+            if self.target == Target::Primary && self.lead().epoch != self.lead_epoch {
+                self.handle().unlink();
+                lease.checkin();
+                continue;
+            }
             self.database.routes.count(self.reason);
-            self.link(lease);
+            return Ok(Ok(lease));
         }
-        Ok(result)
     }
 
     /// As [`Self::checkout`], for our own purposes.
@@ -47,10 +59,35 @@ impl ClientSession {
         work: Work,
         needs: Needs<'_>,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
+        let patience = self.database.settings.routing.failover_wait;
+        self.checkout_within(work, needs, Some(patience)).await
+    }
+
+    /// As [`Self::checkout_uncounted`], where `patience` bounds the wait for a primary; with `None` it is waited for
+    /// as long as it is not known that there is none.
+    pub(super) async fn checkout_within(
+        &mut self,
+        work: Work,
+        needs: Needs<'_>,
+        patience: Option<Duration>,
+    ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let (mut route, mut freshness) = self.route(work, needs);
         let mut failures = 0;
+        let began = Instant::now();
         loop {
-            let pool = self.pool(route.target);
+            let mut index = route.target.index(&self.database.cluster);
+            if route.target == Target::Primary {
+                let lead = self.lead();
+                if !lead.has_primary() {
+                    if let Some(response) = self.wait_for_primary(began, patience).await? {
+                        return Ok(Err(response));
+                    }
+                    (route, freshness) = self.route(work, needs);
+                    continue;
+                }
+                (index, self.lead_epoch) = (lead.index, lead.epoch);
+            }
+            let pool = self.pool_of(index);
             let result = match pool.try_checkout(self.last_server) {
                 Some(lease) => Ok(lease),
                 None => self.wait(&pool).await?,
@@ -66,6 +103,8 @@ impl ClientSession {
                     self.reason = route.reason;
                     return Ok(Ok(lease));
                 }
+                // The node is no longer what it was when we began to wait there.
+                (Err(CheckoutError::Moved), _) => (route, freshness) = self.route(work, needs),
                 (Err(CheckoutError::Connect(error)), Target::Replica(_)) => {
                     failures += 1;
                     // A node that is down is left out of the next decision; one that answers and refuses us
@@ -75,14 +114,29 @@ impl ClientSession {
                     (route, freshness) =
                         if elsewhere { self.route(work, needs) } else { (primary, freshness) };
                 }
+                (Err(CheckoutError::Connect(error)), Target::Primary)
+                    if error.is_node_down() && patience.is_none_or(|most| began.elapsed() < most) =>
+                {
+                    self.database.cluster.leadership.note_down();
+                    (route, freshness) = self.route(work, needs);
+                }
                 (Err(error), _) => return Ok(Err(checkout_response(&error, pool.settings().size))),
             }
         }
     }
 
+    fn lead(&self) -> Lead {
+        self.database.cluster.leadership.lead()
+    }
+
     fn route(&mut self, work: Work, needs: Needs<'_>) -> (Route, Freshness) {
         if self.mode == PoolMode::Session {
             return (Route { target: Target::Primary, reason: Reason::Pinned }, Freshness::Any);
+        }
+        if let Some(reason) = self.retry.again()
+            && self.lead().has_primary()
+        {
+            return (Route { target: Target::Primary, reason }, Freshness::Any);
         }
         let routing = &self.database.settings.routing;
         let consistency = routing.consistency;
@@ -102,30 +156,47 @@ impl ClientSession {
         let view = SessionView { reads: routing.reads, freshness, consistency };
         let cluster = &self.database.cluster;
         let max_lag = routing.max_replica_lag;
-        let replicas: SmallVec<[NodeView; 8]> =
-            cluster.replicas.iter().map(|r| node_view(&r.node, r.weight, Role::Replica, max_lag)).collect();
-        let primary = node_view(&cluster.primary, 1, Role::Primary, max_lag);
+        let lead = cluster.leadership.lead();
         self.turn = self.turn.wrapping_add(1);
+        // The configured primary is one of the readers when another node takes the writes.
+        let readers = cluster.replicas.len() + usize::from(lead.index != 0);
+        let mut replicas: SmallVec<[NodeView; 8]> = (0..readers)
+            .map(|place| {
+                let index = cluster.reader(place);
+                let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);
+                let follows = cluster.leadership.standing(index) == Standing::Replica;
+                node_view(cluster.node(index), weight, follows, max_lag)
+            })
+            .collect();
+        self.spare_the_returned(&mut replicas);
+        let primary = node_view(cluster.node(lead.index), 1, lead.has_primary(), Duration::ZERO);
         let route = route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn);
         (route, if accepts_stale { Freshness::Any } else { freshness })
     }
 
-    /// The pool of a target.
+    /// Leaves replicas that have just come back out of some choices, as long as there is another.
+    fn spare_the_returned(&self, replicas: &mut [NodeView]) {
+        let cluster = &self.database.cluster;
+        let takes_part = |place: usize| cluster.node(cluster.reader(place)).takes_part(self.turn);
+        if replicas.iter().enumerate().any(|(place, view)| view.usable && takes_part(place)) {
+            for (place, view) in replicas.iter_mut().enumerate() {
+                view.usable &= takes_part(place);
+            }
+        }
+    }
+
+    /// The pool of a target; for the primary, while there is none, that of the last one.
     pub(super) fn pool(&mut self, target: Target) -> Arc<Pool> {
-        let index = match target {
-            Target::Primary => 0,
-            Target::Replica(index) => index + 1,
-        };
+        let index = target.index(&self.database.cluster);
+        self.pool_of(index)
+    }
+
+    /// The pool of the node with this number.
+    fn pool_of(&mut self, index: usize) -> Arc<Pool> {
         if let Some(Some(pool)) = self.pools.get(index) {
             return Arc::clone(pool);
         }
-        let node = match target {
-            Target::Primary => &self.database.cluster.primary,
-            // `decide` gives an index of the list it was given.
-            Target::Replica(index) => {
-                self.database.cluster.replicas.get(index).map_or(&self.database.cluster.primary, |r| &r.node)
-            }
-        };
+        let node = self.database.cluster.node(index);
         let pool = self.topology.pool(&self.context.pools, &self.database, &self.user, node);
         if self.pools.len() <= index {
             self.pools.resize(index + 1, None);
@@ -134,6 +205,54 @@ impl ClientSession {
             *slot = Some(Arc::clone(&pool));
         }
         pool
+    }
+
+    /// Waits until something about the roles has changed, until `patience` is over since `began`. What the client
+    /// is told when that does not help.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing but an entry in a list that the next change empties.
+    async fn wait_for_primary(
+        &mut self,
+        began: Instant,
+        patience: Option<Duration>,
+    ) -> Result<Option<ErrorResponse>, SessionError> {
+        let leadership = Arc::clone(&self.database.cluster.leadership);
+        let seen = leadership.version();
+        let lead = leadership.lead();
+        let most = patience.unwrap_or(self.database.settings.routing.failover_wait);
+        let left = most.saturating_sub(began.elapsed());
+        if lead.has_primary() {
+            return Ok(None);
+        }
+        let gives_up = patience.is_none() && lead.status == LeadStatus::None;
+        if left.is_zero() || gives_up || lead.status == LeadStatus::Ambiguous {
+            return Ok(Some(no_primary(&self.database.name, lead.status, began.elapsed())));
+        }
+        let client = self.handle().id.0;
+        let now = Instant::now();
+        self.handle().set_activity(Activity::Waiting, now);
+        self.handle().begin_wait();
+        let mut timer = pin!(tokio::time::sleep(left.min(RELOAD_PERIOD)));
+        let result = poll_fn(|cx| {
+            if leadership.poll_changed(client, seen, cx) || timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(true));
+            }
+            self.poll_client_that_waits(cx)
+        })
+        .await;
+        leadership.stop_waiting(client);
+        let canceled = self.handle().end_wait();
+        self.handle().set_activity(Activity::Idle, now);
+        match result {
+            Ok(_) if canceled => Ok(Some(checkout_response(&CheckoutError::Canceled, 0))),
+            Ok(_) => {
+                // Whoever corrects the configuration in the middle of a failover helps those who wait, too.
+                self.refresh_topology();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits in the pool's queue. Meanwhile the client may leave, and orders are obeyed.
@@ -154,27 +273,7 @@ impl ClientSession {
             if timer.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(Err(CheckoutError::Timeout { waited: began.elapsed() })));
             }
-            match self.handle().pending_order(Some(cx)) {
-                _ if self.handle().is_wait_canceled() => {
-                    return Poll::Ready(Ok(Err(CheckoutError::Canceled)));
-                }
-                // A drain lets what has begun finish.
-                Order::None | Order::Drain | Order::QueryTimeout => {}
-                order => return Poll::Ready(Err(SessionError::Ordered(order))),
-            }
-            while self.wire.inbox.len() < READ_AHEAD_BYTES_MAX {
-                match self.wire.poll_fill(cx) {
-                    Poll::Ready(Ok(0)) => {
-                        return Poll::Ready(Err(SessionError::ClientGone(
-                            std::io::ErrorKind::UnexpectedEof.into(),
-                        )));
-                    }
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
-                    Poll::Pending => break,
-                }
-            }
-            Poll::Pending
+            self.poll_client_that_waits(cx).map_ok(|_| Err(CheckoutError::Canceled))
         })
         .await;
         let canceled = self.handle().end_wait();
@@ -197,6 +296,29 @@ impl ClientSession {
             pool.stats.timeouts.fetch_add(1, Ordering::Relaxed);
         }
         result
+    }
+
+    /// Looks after a client that waits for a server connection: it may cancel (`true`), leave, or be told to.
+    fn poll_client_that_waits(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, SessionError>> {
+        match self.handle().pending_order(Some(cx)) {
+            _ if self.handle().is_wait_canceled() => return Poll::Ready(Ok(true)),
+            // A drain lets what has begun finish.
+            Order::None | Order::Drain | Order::QueryTimeout => {}
+            order => return Poll::Ready(Err(SessionError::Ordered(order))),
+        }
+        while self.wire.inbox.len() < READ_AHEAD_BYTES_MAX {
+            match self.wire.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(SessionError::ClientGone(
+                        std::io::ErrorKind::UnexpectedEof.into(),
+                    )));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
     }
 
     /// Tells everybody who looks that this client has this server connection.
@@ -241,16 +363,22 @@ async fn is_fresh(lease: &mut ServerLease, freshness: Freshness) -> bool {
     position.is_some_and(|position: Lsn| position >= needed)
 }
 
-fn node_view(node: &Node, weight: u32, role: Role, max_lag: Duration) -> NodeView {
-    let usable = match node.state() {
-        NodeState::Up => node.role() == Some(role),
-        NodeState::Unknown | NodeState::Lagging | NodeState::Down => false,
-    };
+fn node_view(node: &Node, weight: u32, has_role: bool, max_lag: Duration) -> NodeView {
     let late = !max_lag.is_zero() && node.lag().1 > u64::try_from(max_lag.as_micros()).unwrap_or(u64::MAX);
     NodeView {
-        usable: usable && !(late && role == Role::Replica),
+        usable: has_role && node.state() == NodeState::Up && !late && !node.is_banned(),
         replayed: node.position(),
         in_flight: node.in_flight.load(Ordering::Relaxed),
         weight,
+    }
+}
+
+impl Target {
+    /// The number of the node that this leads to now.
+    fn index(self, cluster: &Cluster) -> usize {
+        match self {
+            Self::Primary => cluster.leadership.lead().index,
+            Self::Replica(place) => cluster.reader(place),
+        }
     }
 }

@@ -30,6 +30,7 @@ use super::heal::Heal;
 use super::listening::Listening;
 use super::pins::Pinned;
 use super::reading::Reading;
+use super::retry::Retry;
 use super::statements::ClientStatements;
 use super::writes::Writes;
 
@@ -73,6 +74,8 @@ pub(super) struct ClientSession {
     /// Where the lease leads, and why.
     pub(super) target: Target,
     pub(super) reason: Reason,
+    /// As of when the primary was chosen.
+    pub(super) lead_epoch: u32,
     /// Requests were sent whose Sync the client has not sent yet.
     pub(super) awaiting_sync: bool,
     /// Bytes at the front of the client's inbox that go to the server as they are.
@@ -89,6 +92,8 @@ pub(super) struct ClientSession {
     pub(super) effects: SessionEffects,
     /// Some statement since then may have written.
     pub(super) wrote: bool,
+    /// The read that runs on a replica, while it may be run again.
+    pub(super) retry: Retry,
     /// What it may have written.
     pub(super) writes: Writes,
     /// The client was sent an error in this exchange.
@@ -158,13 +163,16 @@ impl ClientSession {
         match batch.end {
             BatchEnd::Terminate => return Ok(false),
             _ if self.exchange.skipping => self.skip(batch).await?,
-            _ => self.run_batch(batch).await?,
+            _ => match self.run_batch(batch).await {
+                Err(error) if self.retries(&error) => {}
+                outcome => outcome?,
+            },
         }
         Ok(true)
     }
 
     /// Takes a new configuration, where no transaction sees it change.
-    fn refresh_topology(&mut self) {
+    pub(super) fn refresh_topology(&mut self) {
         if self.lease.is_some()
             || self.context.topology_version.load(Ordering::Acquire) == self.topology.version
         {

@@ -1,11 +1,14 @@
 //! Why a session ends, and what the client is told.
 
 use std::io;
+use std::time::Duration;
 
 use crate::clients::Order;
+use crate::cluster::LeadStatus;
 use crate::config::PoolMode;
 use crate::pool::CheckoutError;
 use crate::protocol::{ErrorResponse, FrameError, Malformed, SqlState};
+use crate::route::Reason;
 use crate::server::QueryError;
 
 /// The end of a session.
@@ -20,6 +23,14 @@ pub enum SessionError {
     /// The server ended the connection with an error that the client was given already.
     #[error("server ended the connection: {0}")]
     ServerEnded(String),
+    /// A replica gave an error that another node may spare the client.
+    #[error("{message}")]
+    Elsewhere {
+        /// Why.
+        reason: Reason,
+        /// The server's words.
+        message: String,
+    },
     /// The client broke the protocol.
     #[error("protocol violation: {0}")]
     Protocol(String),
@@ -67,7 +78,7 @@ impl SessionError {
         let fatal = |code, message: String| ErrorResponse::fatal(code, message);
         Some(match self {
             Self::ClientGone(_) | Self::ServerEnded(_) => return None,
-            Self::ServerLost(detail) => {
+            Self::Elsewhere { message: detail, .. } | Self::ServerLost(detail) => {
                 fatal(SqlState::CONNECTION_FAILURE, "server connection was lost".to_owned())
                     .detail(detail.clone())
                     .hint("Connect again; whether the last statement took effect is not known.")
@@ -106,6 +117,12 @@ fn ordered(order: Order) -> Option<ErrorResponse> {
             "terminating connection: the server connection that receives its notifications was lost",
         )
         .hint("Connect again, LISTEN, and look for what was missed meanwhile."),
+        Order::PrimaryChanged => fatal(
+            SqlState::ADMIN_SHUTDOWN,
+            "terminating connection: its server is no longer the primary",
+        )
+        .detail("Another node has taken over; what this transaction has done is lost unless it was acknowledged before.")
+        .hint("Connect again; whether the last statement took effect is not known."),
         Order::Kill => fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"),
         Order::IdleTimeout => {
             fatal(SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle timeout")
@@ -146,9 +163,28 @@ pub fn checkout_response(error: &CheckoutError, pool_size: usize) -> ErrorRespon
         CheckoutError::Canceled => {
             ErrorResponse::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
         }
-        CheckoutError::Closed => {
+        CheckoutError::Closed | CheckoutError::Moved => {
             ErrorResponse::error(SqlState::CANNOT_CONNECT_NOW, "the pool was closed by a configuration change")
                 .hint("Connect again.")
         }
     }
+}
+
+/// What a client is told whose statement needs a primary, while there is none.
+pub fn no_primary(database: &str, status: LeadStatus, waited: Duration) -> ErrorResponse {
+    let response = |message: &str, detail: String| {
+        ErrorResponse::error(SqlState::CANNOT_CONNECT_NOW, message.to_owned()).detail(detail)
+    };
+    if status == LeadStatus::Ambiguous {
+        return response(
+            "writes are refused: there is more than one primary",
+            format!("Several nodes of database \"{database}\" are out of recovery, and nothing tells which one is right."),
+        )
+        .hint("SHOW CLUSTER on the admin console shows them. Stop the wrong one; docs/failover.md tells how to find out.");
+    }
+    response(
+        "there is no primary",
+        format!("No node of database \"{database}\" is known to take writes. Waited for {} ms.", waited.as_millis()),
+    )
+    .hint("SHOW CLUSTER on the admin console tells what each node says. routing.failover_wait in pooler.yaml bounds the wait.")
 }

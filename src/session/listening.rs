@@ -405,7 +405,7 @@ impl ClientSession {
             user: self.user.clone(),
             encoding: self.told.value("client_encoding").unwrap_or("UTF8").to_owned(),
         };
-        let primary = &self.database.cluster.primary;
+        let primary = self.database.cluster.writer();
         self.context
             .pools
             .listener(key, primary, || self.topology.target(&self.database, &self.user, primary))

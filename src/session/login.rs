@@ -30,6 +30,7 @@ use super::freshness::LastWrite;
 use super::listening::Listening;
 use super::reading::Reading;
 use super::replication::{self, Admission, ReplicationSession};
+use super::retry::Retry;
 use super::start::{is_draining, refuse};
 use super::startup_options;
 use super::state::lex_options;
@@ -414,6 +415,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         reading,
         reads_otherwise: false,
         catalog_epoch: 0,
+        retry: Retry::default(),
         writes: Writes::default(),
         exchange: Exchange::default(),
         replay: None,
@@ -421,6 +423,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         lease: None,
         target: Target::Primary,
         reason: Reason::Read,
+        lead_epoch: 0,
         awaiting_sync: false,
         send_from_inbox: 0,
         pass_to_server: 0,
@@ -538,13 +541,13 @@ async fn checkout_anywhere(session: &mut ClientSession) -> Result<crate::pool::S
         Some(response) => Refusal::Told(response),
         None => Refusal::Gone(std::io::ErrorKind::UnexpectedEof.into()),
     };
-    let first = session.checkout_uncounted(write, Needs::Nothing).await.map_err(gone)?;
+    // Whoever only reads need not wait for a primary.
+    let has_replicas = !session.database.cluster.replicas.is_empty();
+    let patience = (!has_replicas).then_some(session.database.settings.routing.failover_wait);
+    let first = session.checkout_within(write, Needs::Nothing, patience).await.map_err(gone)?;
     match first {
         Ok(lease) => Ok(lease),
-        Err(response)
-            if response.code == SqlState::CANNOT_CONNECT_NOW
-                && !session.database.cluster.replicas.is_empty() =>
-        {
+        Err(response) if response.code == SqlState::CANNOT_CONNECT_NOW && has_replicas => {
             let read = Work { effect: Effect::Read, ..Work::NONE };
             session.checkout_uncounted(read, Needs::Nothing).await.map_err(gone)?.map_err(Refusal::Told)
         }

@@ -34,6 +34,7 @@ mod reading;
 mod relay;
 mod replication;
 mod resets;
+mod retry;
 mod settings;
 mod sql_names;
 mod start;

@@ -97,7 +97,10 @@ impl ClientSession {
                 lease
             }
             None => match self.checkout(plan.work, Needs::Tables(&plan.resolved)).await? {
-                Ok(lease) => lease,
+                Ok(lease) => {
+                    self.arm_retry(batch, &plan);
+                    lease
+                }
                 Err(response) => {
                     self.refuse(batch, &response);
                     return Ok(());
@@ -187,12 +190,14 @@ impl ClientSession {
     }
 
     /// What the catalog adds to the texts of a batch.
-    fn facts<'a>(&self, snapshot: &'a Snapshot) -> Facts<'a> {
+    fn facts<'a>(&'a self, snapshot: &'a Snapshot) -> Facts<'a> {
         static ANYWHERE: LazyLock<SearchPath> = LazyLock::new(SearchPath::unknown);
+        let routing = &self.database.settings.routing;
         Facts {
             snapshot,
             path: &ANYWHERE,
-            expected: !self.database.settings.routing.catalog_refresh.is_zero(),
+            learned: &self.database.learned,
+            expected: !routing.catalog_refresh.is_zero(),
         }
     }
 
@@ -241,6 +246,7 @@ impl ClientSession {
             lease.begin_exchange();
         }
         self.replay = None;
+        self.retry.disarm();
         if let Some(failure) = self.own_failure.take() {
             // The client's settings could not be made on this connection: its answers mean nothing.
             lease.mark_broken();
@@ -366,6 +372,7 @@ impl ClientSession {
             Order::TransactionTimeout
             | Order::NotificationOverflow
             | Order::ListenerLost
+            | Order::PrimaryChanged
             | Order::Kill
             | Order::Shutdown => Err(SessionError::Ordered(order)),
         }
@@ -497,10 +504,18 @@ impl ClientSession {
         match tag {
             BackendTag::PARAMETER_STATUS => return Ok(self.on_parameter(lease, body)),
             BackendTag::NOTICE_RESPONSE => {
+                if let Some(error) = self.spares_notice(body) {
+                    return Err(error);
+                }
                 return Ok(if self.exchange.is_ours() { Verdict::Drop } else { Verdict::Forward });
             }
             BackendTag::NOTIFICATION_RESPONSE => return Ok(self.on_notification(lease, body)),
             _ => {}
+        }
+        if tag == BackendTag::ERROR_RESPONSE
+            && let Some(error) = self.spares_error(body)
+        {
+            return Err(error);
         }
         match tag {
             // From here on the batch has been answered in part.
@@ -686,6 +701,7 @@ impl ClientSession {
             return Verdict::Drop;
         }
         self.lex = super::state::lex_options(&self.told);
+        self.retry.disarm();
         Verdict::Forward
     }
 

@@ -172,7 +172,7 @@ async fn connect(
         )
         .hint("limits.replication_connections in pooler.yaml sets how many there may be.")
     })?;
-    let mut target = topology.target(database, user, &database.cluster.primary);
+    let mut target = topology.target(database, user, database.cluster.writer());
     if *kind == Replication::Physical {
         NO_DATABASE.clone_into(&mut target.database);
     }
@@ -276,7 +276,8 @@ impl ReplicationSession {
             | Order::TransactionTimeout
             | Order::QueryTimeout
             | Order::NotificationOverflow
-            | Order::ListenerLost => false,
+            | Order::ListenerLost
+            | Order::PrimaryChanged => false,
         }
     }
 }

@@ -1,0 +1,192 @@
+//! The net under reads on replicas: one that fails there for what a replica is runs once more elsewhere, and the
+//! client does not notice.
+//!
+//! A standby refuses what it takes for a write, cancels reads that are in the way of replay, may be restarted, and
+//! may lack what was just created. The batch is run again if it was all of an autocommit read, and nothing of an
+//! answer to it has left for the client. Where it had looked like a read and was none, its statements are remembered.
+
+use bytes::BytesMut;
+use smallvec::SmallVec;
+
+use crate::protocol::extended::Parse;
+use crate::protocol::{ErrorFields, FrontendTag, SqlState, frame};
+use crate::route::{Reason, Target};
+use crate::sql::{Effect, Fingerprint, SessionEffects};
+
+use super::batch::{Batch, BatchEnd, Plan};
+use super::client::ClientSession;
+use super::error::SessionError;
+use super::exchange::Exchange;
+
+/// A batch that is longer is not kept.
+const BYTES_MAX: usize = 64 * 1024;
+
+/// The batch that runs, while it may be run again.
+#[derive(Debug, Default)]
+pub(super) struct Retry {
+    armed: bool,
+    bytes: BytesMut,
+    /// It is still in the client's inbox, too.
+    in_inbox: bool,
+    /// Bytes for the client up to the answer to it.
+    before: u64,
+    statements: SmallVec<[Fingerprint; 2]>,
+    /// Why it runs elsewhere now.
+    again: Option<Reason>,
+}
+
+impl Retry {
+    /// It will not be run again.
+    #[inline]
+    pub(super) fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    /// The batch is taken from the client's inbox.
+    #[inline]
+    pub(super) fn taken(&mut self) {
+        self.in_inbox = false;
+    }
+
+    /// Why the present batch must not go where it would.
+    #[inline]
+    pub(super) fn again(&self) -> Option<Reason> {
+        self.again
+    }
+}
+
+/// Why a read that failed so on a replica may do better elsewhere.
+fn reason_of(code: SqlState) -> Option<Reason> {
+    match &code.0 {
+        // Refused by a standby: a write, a function that only the primary runs, an unlogged table.
+        b"25006" | b"55000" | b"0A000" => Some(Reason::RetriedReadOnly),
+        // In the way of replay.
+        b"40001" | b"40P01" => Some(Reason::RetriedConflict),
+        b"57P01" | b"57P02" | b"57P03" => Some(Reason::RetriedLost),
+        // Not there, or not allowed, yet.
+        b"42P01" | b"42703" | b"42704" | b"42883" | b"42501" | b"3F000" => Some(Reason::RetriedUndefined),
+        _ => None,
+    }
+}
+
+impl ClientSession {
+    /// Keeps the batch if it may be run again.
+    pub(super) fn arm_retry(&mut self, batch: Batch, plan: &Plan) {
+        let again = self.retry.again.take();
+        self.retry.armed = again.is_none()
+            && self.target != Target::Primary
+            && matches!(batch.end, BatchEnd::Query | BatchEnd::Sync)
+            && batch.len <= BYTES_MAX
+            && plan.work.effect <= Effect::Read
+            && !plan.closes
+            && !plan.effects.intersects(SessionEffects::SQL_PREPARE);
+        if self.retry.armed {
+            self.retry.in_inbox = true;
+            self.retry.bytes.clear();
+            self.retry.bytes.extend_from_slice(self.wire.inbox.get(..batch.len).unwrap_or_default());
+            self.retry.before = self.wire.sent + self.wire.outbox.len() as u64;
+            self.retry.statements.clone_from(&plan.fingerprints);
+        }
+    }
+
+    fn nothing_has_left(&self) -> bool {
+        self.retry.armed && self.wire.sent <= self.retry.before
+    }
+
+    /// Whether an error of the server's is one that another node may spare the client.
+    pub(super) fn spares_error(&self, body: &[u8]) -> Option<SessionError> {
+        if !self.nothing_has_left() {
+            return None;
+        }
+        let fields = ErrorFields::read(body);
+        let reason = reason_of(fields.sqlstate()?)?;
+        if self.exchange.is_ours() && !fields.is_fatal() {
+            return None;
+        }
+        Some(SessionError::Elsewhere { reason, message: fields.message_lossy().into_owned() })
+    }
+
+    /// A server that stops at once says so in a notice.
+    pub(super) fn spares_notice(&self, body: &[u8]) -> Option<SessionError> {
+        if !self.nothing_has_left() {
+            return None;
+        }
+        let fields = ErrorFields::read(body);
+        let reason = Reason::RetriedLost;
+        let is_end = fields.sqlstate().and_then(reason_of) == Some(reason);
+        is_end.then(|| SessionError::Elsewhere { reason, message: fields.message_lossy().into_owned() })
+    }
+
+    /// Whether what ended a batch is no reason to end the session: then all is as it was before the batch, which
+    /// goes elsewhere next.
+    pub(super) fn retries(&mut self, error: &SessionError) -> bool {
+        if !self.nothing_has_left() {
+            return false;
+        }
+        let reason = match error {
+            SessionError::Elsewhere { reason, .. } => *reason,
+            SessionError::ServerLost(_) | SessionError::ServerEnded(_) => Reason::RetriedLost,
+            _ => return false,
+        };
+        tracing::debug!(client = self.handle().id.0, %error, %reason, "a read on a replica is run again elsewhere");
+        if reason == Reason::RetriedReadOnly {
+            for statement in self.retry.statements.drain(..) {
+                self.database.learned.learn(statement);
+            }
+        }
+        self.retry.armed = false;
+        self.retry.again = Some(reason);
+        self.handle().unlink();
+        self.handle().clear_deadline();
+        self.forget_exchange();
+        let kept = usize::try_from(self.retry.before - self.wire.sent).unwrap_or(0);
+        self.wire.outbox.truncate(kept);
+        self.scanned = 0;
+        if !self.retry.in_inbox {
+            // In front of what came since.
+            let rest = self.wire.inbox.split_off(self.send_from_inbox);
+            self.send_from_inbox = 0;
+            self.wire.inbox = std::mem::take(&mut self.retry.bytes);
+            self.forget_names();
+            self.wire.inbox.extend_from_slice(&rest);
+        }
+        true
+    }
+
+    /// As if the batch had never been sent.
+    fn forget_exchange(&mut self) {
+        self.exchange = Exchange::default();
+        self.awaiting_sync = false;
+        self.pass_to_client = 0;
+        self.pass_to_server = 0;
+        self.restoring.clear();
+        self.saw_error = false;
+        self.own_failure = None;
+        self.server_ended = None;
+        self.replay = None;
+        self.heal = None;
+        self.pending_set = None;
+        self.effects = SessionEffects::NONE;
+        self.unknown_functions = None;
+        self.custom_names.clear();
+        self.deallocates_all = false;
+        self.deallocated_all = false;
+        self.reads_otherwise = false;
+    }
+
+    /// Names that the batch gives to statements are free again.
+    fn forget_names(&mut self) {
+        let bytes = std::mem::take(&mut self.wire.inbox);
+        let mut rest = &bytes[..];
+        while let Ok(Some((header, body, tail))) = frame::split(rest, usize::MAX) {
+            rest = tail;
+            if FrontendTag(header.tag) == FrontendTag::PARSE
+                && let Ok(parse) = Parse::read(body)
+                && !parse.name.is_empty()
+            {
+                self.statements.set(parse.name, None);
+            }
+        }
+        self.wire.inbox = bytes;
+    }
+}
