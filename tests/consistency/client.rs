@@ -136,7 +136,7 @@ impl Slice {
         });
         let ways = ways.collect();
         let promotes = matches!(phase.disturbance, Disturbance::Failover | Disturbance::Switchover);
-        let writes_per_mille = if promotes { 300 } else { random.pick(&[3, 10, 30, 100, 250]) };
+        let writes_per_mille = if promotes { 60 } else { random.pick(&[3, 10, 30, 100, 250]) };
         let writes_per_mille = phase.run.per_mille.unwrap_or(writes_per_mille);
         Self { number, ways, writes_per_mille, narrow }
     }

@@ -158,6 +158,7 @@ async fn switch(phase: &Phase, nodes: &Arc<Nodes>, how: Disturbance, random: &mu
     while phase.writes() == before && promoted.elapsed() < WRITES_AGAIN && !phase.over() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+    // At the end of a phase nobody may be left to write.
     let waited = promoted.elapsed();
     let again = phase.writes() != before;
     phase.rest(range(random, 200, 1500)).await;
@@ -167,7 +168,7 @@ async fn switch(phase: &Phase, nodes: &Arc<Nodes>, how: Disturbance, random: &mu
         how.name(),
         stopped.as_millis(),
         (promoted - begun).as_millis(),
-        if again { "a write acknowledged" } else { "no write acknowledged until" },
+        if again { "a write acknowledged" } else { "the phase over, without a write," },
         waited.as_millis()
     );
     Told { text, well: again || waited < WRITES_AGAIN }
