@@ -64,8 +64,10 @@ impl PendingWrite {
 /// Numbers for the console.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HorizonStats {
-    /// Tables with a mark; one more for writes to unknown tables.
+    /// Tables with a mark.
     pub tables: usize,
+    /// There is one for all tables.
+    pub all: bool,
     /// Writes under way.
     pub pending: usize,
     /// Tables whose position is not known yet.
@@ -324,7 +326,8 @@ impl TableHorizons {
     pub fn stats(&self) -> HorizonStats {
         let inner = self.inner.read();
         HorizonStats {
-            tables: inner.tables.len() + usize::from(!inner.all.is_clear()),
+            tables: inner.tables.len(),
+            all: !inner.all.is_clear(),
             pending: inner.pending,
             unanswered: inner.unanswered.len(),
             folded: inner.folded,

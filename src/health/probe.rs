@@ -361,10 +361,9 @@ impl Prober {
             let Some(primary) = leadership.primary() else { continue };
             if Arc::ptr_eq(primary, &self.node) {
                 entry.horizons.position_known(ticket, look.position, asked);
-            } else if look.in_recovery {
-                let others = leadership.nodes().filter(|node| !Arc::ptr_eq(node, primary));
-                entry.horizons.collect(others.map(|node| node.position()).min().unwrap_or_default());
             }
+            let others = leadership.nodes().filter(|node| !Arc::ptr_eq(node, primary));
+            entry.horizons.collect(others.map(|node| node.position()).min().unwrap_or_default());
         }
     }
 
