@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// So long all clients write in the same few ways, at the same rate.
 const SLICE: Duration = Duration::from_millis(400);
 
+/// How long a burst of writes is.
+const BURST_MS: u64 = 8;
+
 /// A stretch of time with one disturbance.
 #[derive(Debug)]
 pub struct Phase {
@@ -113,6 +116,9 @@ struct Slice {
     number: u128,
     ways: Vec<Write>,
     writes_per_mille: u64,
+    /// Writes come all at once, every so many milliseconds, and in between there are none. What the pooler learns of
+    /// one write then meets the next one, and the reads that follow find no later write that hides a mistake.
+    bursts: Option<u64>,
     /// Nothing is done by which reads of all tables are held back.
     narrow: bool,
 }
@@ -121,7 +127,7 @@ impl Slice {
     fn of(phase: &Phase, number: u128) -> Self {
         let mut random = Random::of(&[phase.seed, 0x511CE, number as u64]);
         if phase.run.share {
-            return Self { number, ways: Vec::new(), writes_per_mille: 100, narrow: true };
+            return Self { number, ways: Vec::new(), writes_per_mille: 100, bursts: None, narrow: true };
         }
         let all = &phase.run.writes;
         let narrow = random.per_mille(700) && all.iter().any(|way| way.names_its_tables());
@@ -137,8 +143,23 @@ impl Slice {
         let ways = ways.collect();
         let promotes = matches!(phase.disturbance, Disturbance::Failover | Disturbance::Switchover);
         let writes_per_mille = if promotes { 60 } else { random.pick(&[3, 10, 30, 100, 250]) };
+        let bursts = random.per_mille(400).then(|| random.pick(&[60, 120, 200]));
+        let bursts = bursts.filter(|_| phase.run.per_mille.is_none());
         let writes_per_mille = phase.run.per_mille.unwrap_or(writes_per_mille);
-        Self { number, ways, writes_per_mille, narrow }
+        Self { number, ways, writes_per_mille, bursts, narrow }
+    }
+}
+
+impl Slice {
+    /// Whether a client's next operation is a write.
+    fn writes_now(&self, phase: &Phase, random: &mut Random) -> bool {
+        match self.bursts {
+            None => random.per_mille(self.writes_per_mille),
+            Some(every) => {
+                let now = phase.elapsed().as_millis() as u64 % every;
+                random.per_mille(500) && now < BURST_MS
+            }
+        }
     }
 }
 
@@ -199,7 +220,7 @@ impl Client {
                 }
             }
             let Some(session) = self.session.take() else { continue };
-            self.session = if self.random.per_mille(slice.writes_per_mille) {
+            self.session = if slice.writes_now(&phase, &mut self.random) {
                 self.write(session, &slice).await
             } else {
                 self.read(session, &slice).await
