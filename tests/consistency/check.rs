@@ -9,10 +9,11 @@ use clap::ValueEnum;
 use pgweir::cli::local_cluster::{APP_DATABASE, APP_PASSWORD, APP_USER};
 use tokio_postgres::Config;
 
-use crate::client::{Client, Phase, Run, STUCK};
+use crate::client::{Client, STUCK};
 use crate::disturb::{Disturbance, Told, disturb};
 use crate::nodes::Nodes;
 use crate::options::Options;
+use crate::phase::{Phase, Run};
 use crate::reads::Read;
 use crate::registers::Registers;
 use crate::report::{Fault, HEADER, Stats};

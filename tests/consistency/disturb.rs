@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use pgweir::cli::local_cluster::Mode;
 
-use crate::client::Phase;
 use crate::nodes::Nodes;
+use crate::phase::Phase;
 use crate::random::Random;
 
 /// One kind of trouble; a phase has one.
