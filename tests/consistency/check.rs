@@ -144,10 +144,12 @@ async fn one_phase(
     clients: u64,
 ) -> (Stats, f64, Vec<Told>) {
     let trouble = tokio::spawn(disturb(Arc::clone(phase), Arc::clone(nodes)));
+    // Until the last client has ended, which may be one that waits for a row that such a transaction holds.
+    let (all_ended, mut ended) = tokio::sync::watch::channel(false);
     let sweeper = tokio::spawn({
-        let (phase, nodes) = (Arc::clone(phase), Arc::clone(nodes));
+        let nodes = Arc::clone(nodes);
         async move {
-            while phase.rest(Duration::from_secs(3)).await {
+            while tokio::time::timeout(Duration::from_secs(2), ended.changed()).await.is_err() {
                 nodes
                     .blocking(|nodes| {
                         nodes.sweep_prepared();
@@ -168,6 +170,7 @@ async fn one_phase(
     }
     let seconds = phase.elapsed().as_secs_f64();
     phase.end();
+    drop(all_ended);
     sweeper.await.unwrap();
     (stats, seconds, trouble.await.unwrap())
 }
