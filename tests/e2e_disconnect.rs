@@ -124,7 +124,7 @@ fn a_client_may_leave_at_any_point() {
     }
     // While it waits for the one connection.
     let mut holder = logged_in();
-    holder.send(&query("BEGIN"));
+    holder.send(&query("BEGIN; SELECT 1"));
     holder.until_ready(1);
     let mut waiting = logged_in();
     waiting.send(&query("INSERT INTO t VALUES (7)"));

@@ -32,7 +32,8 @@ fn cluster(replicas: usize) -> LocalCluster {
         .set("wal_retrieve_retry_interval", "100ms");
     let cluster = LocalCluster::start(&options).unwrap();
     cluster.psql(0, "postgres", "GRANT pg_monitor TO app").unwrap();
-    cluster.access().psql_as_app(0, "app", "CREATE TABLE t (client int, n int, node int)").unwrap();
+    let tables = "CREATE TABLE t (client int, n int, node int); CREATE TABLE quiet AS SELECT 1 AS one";
+    cluster.access().psql_as_app(0, "app", tables).unwrap();
     cluster.wait_caught_up().unwrap();
     cluster
 }
@@ -123,10 +124,11 @@ async fn write(pgweir: Arc<Pgweir>, seen: Arc<Seen>, id: i32) {
     }
 }
 
+/// Of a table that nobody writes: of the others it may not be known what a replica must have, while nobody can be asked.
 async fn read_all_the_time(pgweir: Arc<Pgweir>, seen: Arc<Seen>) {
     let client = connect(&pgweir).await;
     while !seen.stop.load(Ordering::Relaxed) {
-        match client.simple_query("SELECT count(*) FROM t").await {
+        match client.simple_query("SELECT one FROM quiet").await {
             Ok(_) => _ = seen.reads.fetch_add(1, Ordering::Relaxed),
             Err(error) => seen.read_errors.lock().push(format!("{error}: {:?}", error.as_db_error())),
         }
@@ -137,7 +139,7 @@ async fn read_all_the_time(pgweir: Arc<Pgweir>, seen: Arc<Seen>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primary_is_killed_under_load() {
     let cluster = Arc::new(cluster(2));
-    let yaml = format!("routing: {{failover_wait: 8s}}\n{}", sections(cluster.access(), "app"));
+    let yaml = format!("routing: {{failover_wait: 5s}}\n{}", sections(cluster.access(), "app"));
     let pgweir = Arc::new(Pgweir::start(&yaml));
     let seen = Arc::new(Seen::default());
     let mut tasks: Vec<_> =
@@ -216,7 +218,7 @@ async fn the_primary_is_killed_under_load() {
     kill(&cluster, 1);
     let begun = Instant::now();
     let reader = connect(&pgweir).await;
-    reader.simple_query("SELECT count(*) FROM t").await.unwrap();
+    reader.simple_query("SELECT one FROM quiet").await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     let mut writer = RawClient::login(pgweir.port, "app");
     let waiting = std::thread::spawn(move || {
@@ -226,7 +228,7 @@ async fn the_primary_is_killed_under_load() {
         assert_eq!(ask(&mut writer, "SELECT 7"), ["7"]);
         (sqlstate(&answer), waited)
     });
-    reader.simple_query("SELECT count(*) FROM t").await.unwrap();
+    reader.simple_query("SELECT one FROM quiet").await.unwrap();
     // Who cancels need not wait; who leaves is forgotten.
     let mut impatient = RawClient::login(pgweir.port, "app");
     impatient.send(&send().query("INSERT INTO t VALUES (0, 3, 0)").0);
@@ -241,9 +243,9 @@ async fn the_primary_is_killed_under_load() {
     until("it is forgotten", || metric(&pgweir, "pgweir_primary_waiting{database=\"app\"}") < 2.0);
     let (code, waited) = waiting.join().unwrap();
     assert_eq!(code.as_deref(), Some("57P03"));
-    assert!((7..12).contains(&waited.as_secs()), "{waited:?}");
+    assert!((4..9).contains(&waited.as_secs()), "{waited:?}");
     assert_eq!(of_old(), before, "no write reached it");
-    let refused = bystander.batch_execute("BEGIN").await;
+    let refused = bystander.batch_execute("BEGIN; SELECT 1").await;
     assert_eq!(refused.unwrap_err().code().unwrap().code(), "57P03");
 }
 

@@ -294,3 +294,48 @@ async fn conflicts_and_lost_replicas_are_not_heard_of() {
     }
     app.stop().await;
 }
+
+/// What a client asks for by settings, and tables of one name in several schemas.
+#[tokio::test]
+async fn settings_ask_for_less_or_more() {
+    let options = LocalClusterOptions::with_replicas(1).set_on(1, "recovery_min_apply_delay", "500ms");
+    let cluster = LocalCluster::start(&options).unwrap();
+    cluster
+        .access()
+        .psql_as_app(
+            0,
+            "app",
+            "CREATE SCHEMA a; CREATE SCHEMA b; CREATE TABLE a.t (v int); CREATE TABLE b.t (v int);
+             INSERT INTO a.t VALUES (0); INSERT INTO b.t VALUES (0)",
+        )
+        .unwrap();
+    let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
+    let (writer, reader) = (app.client("app").await, app.client("app").await);
+    settled(&app).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for client in [&writer, &reader] {
+        client.batch_execute("SET search_path = a").await.unwrap();
+    }
+    let other = app.client("app").await;
+    other.batch_execute("SET search_path = b").await.unwrap();
+    settled(&app).await;
+    writer.batch_execute("UPDATE t SET v = 1").await.unwrap();
+    assert_eq!(on_replica(&app, &other, "SELECT v FROM t").await, ("0".into(), true), "another schema's");
+    assert_eq!(on_replica(&app, &reader, "SELECT v FROM t").await, ("1".into(), false));
+    reader.batch_execute("SET pgweir.consistency = eventual").await.unwrap();
+    writer.batch_execute("UPDATE t SET v = 2").await.unwrap();
+    assert_eq!(one(&reader, "SELECT v FROM t").await, "0", "it asked for no more");
+    reader.batch_execute("SET pgweir.role = 'primary'").await.unwrap();
+    assert_eq!(one(&reader, "SELECT v FROM t").await, "2");
+    reader.batch_execute("RESET pgweir.role; RESET pgweir.consistency").await.unwrap();
+    assert_eq!(one(&reader, "SELECT v FROM t").await, "2");
+    // Where the path changes in between, a name may be any table.
+    writer.batch_execute("BEGIN; SET LOCAL search_path = b; UPDATE t SET v = 3; COMMIT").await.unwrap();
+    assert_eq!(one(&other, "SELECT v FROM t").await, "3");
+    writer.batch_execute("BEGIN").await.unwrap();
+    writer.batch_execute("SET LOCAL search_path = b").await.unwrap();
+    writer.batch_execute("UPDATE t SET v = 4").await.unwrap();
+    writer.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(one(&other, "SELECT v FROM t").await, "4");
+    app.stop().await;
+}

@@ -24,7 +24,7 @@ fn the_life_of_a_mark() {
     assert_eq!(horizons.freshness(&TableSet::All), Freshness::NotKnownYet);
     // A probe that began before the acknowledgment says nothing about it.
     let early = primary.newest_ticket();
-    horizons.committed(write, &primary);
+    horizons.committed(write, || &primary);
     horizons.position_known(early, Lsn(50), now);
     assert_eq!(horizons.freshness(&set(&[1])), Freshness::NotKnownYet);
     horizons.position_known(primary.newest_ticket(), Lsn(100), now);
@@ -47,7 +47,7 @@ fn unknown_tables_count_for_every_read() {
     let (horizons, primary) = (TableHorizons::default(), WriteHorizon::default());
     let write = horizons.begin_write(&TableSet::All);
     assert_eq!(horizons.freshness(&TableSet::none()), Freshness::NotKnownYet);
-    horizons.committed(write, &primary);
+    horizons.committed(write, || &primary);
     horizons.position_known(1, Lsn(7), Instant::now());
     assert_eq!(horizons.freshness(&TableSet::none()), Freshness::At(Lsn(7)));
 }
@@ -68,8 +68,8 @@ fn a_lost_connection_keeps_its_tables_on_the_primary_for_a_while() {
 fn after_a_failover_nothing_is_known_until_the_new_primary_was_asked() {
     let (horizons, old, new) = (TableHorizons::default(), WriteHorizon::default(), WriteHorizon::default());
     let now = Instant::now();
-    horizons.committed(horizons.begin_write(&set(&[1])), &old);
-    horizons.committed(horizons.begin_write(&set(&[2])), &old);
+    horizons.committed(horizons.begin_write(&set(&[1])), || &old);
+    horizons.committed(horizons.begin_write(&set(&[2])), || &old);
     horizons.position_known(1, Lsn(500), now);
     horizons.primary_changed(&new);
     assert_eq!(horizons.freshness(&set(&[3])), Freshness::NotKnownYet);
@@ -83,7 +83,7 @@ fn after_a_failover_nothing_is_known_until_the_new_primary_was_asked() {
 fn marks_are_bounded() {
     let (horizons, primary) = (TableHorizons::new(100), WriteHorizon::default());
     for id in 0..10_000 {
-        horizons.committed(horizons.begin_write(&set(&[id])), &primary);
+        horizons.committed(horizons.begin_write(&set(&[id])), || &primary);
         if id % 7 == 0 {
             horizons.position_known(primary.newest_ticket(), Lsn(u64::from(id) + 1), Instant::now());
         }
@@ -176,7 +176,7 @@ proptest! {
                     world.unacknowledged.push(write);
                 },
                 Step::Acknowledge(at) => if let Some(write) = take(&mut world.unacknowledged, at) {
-                    horizons.committed(write, &primary);
+                    horizons.committed(write, || &primary);
                 },
                 Step::RollBack(at) => if let Some(write) = take(&mut world.under_way, at) {
                     horizons.rolled_back(write);
@@ -217,7 +217,7 @@ proptest! {
             horizons.rolled_back(write);
         }
         for write in world.unacknowledged.drain(..) {
-            horizons.committed(write, &primary);
+            horizons.committed(write, || &primary);
         }
         horizons.position_known(primary.newest_ticket(), Lsn(world.log.max(1)), now + ABANDONED_FOR);
         horizons.collect(Lsn(world.log.max(1)));
@@ -235,7 +235,7 @@ proptest! {
 fn costs() {
     let (horizons, primary) = (TableHorizons::default(), WriteHorizon::default());
     for id in 0..1_000 {
-        horizons.committed(horizons.begin_write(&set(&[id])), &primary);
+        horizons.committed(horizons.begin_write(&set(&[id])), || &primary);
     }
     horizons.position_known(primary.newest_ticket(), Lsn(5), Instant::now());
     let read = set(&[3, 2_000, 4_000]);
@@ -247,7 +247,7 @@ fn costs() {
     let freshness = start.elapsed() / rounds;
     let start = Instant::now();
     for _ in 0..rounds {
-        horizons.committed(horizons.begin_write(&read), &primary);
+        horizons.committed(horizons.begin_write(&read), || &primary);
     }
     let write = start.elapsed() / rounds;
     println!("freshness of three tables {freshness:?}, a write of three tables {write:?}");

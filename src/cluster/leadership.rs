@@ -11,7 +11,7 @@ use std::task::{Context, Waker};
 
 use parking_lot::Mutex;
 
-use super::node::{Node, NodeState};
+use super::node::{Node, NodeAddress, NodeState};
 use super::roles::{self, Lineage, Remembered, Sight, Standing, Verdict};
 
 /// Whether there is a primary.
@@ -86,6 +86,8 @@ struct Member {
 /// The nodes of a cluster and who leads them.
 #[derive(Debug)]
 pub struct Leadership {
+    /// The first primary that was configured: what stays the same when the configuration follows a failover.
+    origin: NodeAddress,
     members: Vec<Member>,
     word: AtomicU64,
     /// The status that the log knows of.
@@ -105,7 +107,10 @@ impl Leadership {
     /// the same nodes.
     pub fn new(nodes: Vec<Arc<Node>>, before: Option<&Self>) -> Self {
         let undecided = Lead { status: LeadStatus::Undecided, index: 0, epoch: 0 };
+        let primary = nodes.first().map(|node| node.address.clone());
+        let origin = before.map(|before| before.origin.clone()).or(primary);
         let new = Self {
+            origin: origin.unwrap_or(NodeAddress { host: String::new(), port: 0 }),
             members: nodes.into_iter().map(|node| Member { node, standing: AtomicU8::new(0) }).collect(),
             word: AtomicU64::new(undecided.pack()),
             told: AtomicU8::new(0),
@@ -133,6 +138,11 @@ impl Leadership {
     #[inline]
     pub fn lead(&self) -> Lead {
         Lead::unpack(self.word.load(Ordering::Acquire))
+    }
+
+    /// The primary that was configured first, before reloads with some of the same nodes.
+    pub fn origin(&self) -> &NodeAddress {
+        &self.origin
     }
 
     /// The nodes, the configured primary first.
@@ -325,7 +335,6 @@ impl Leadership {
 
 #[cfg(test)]
 mod tests {
-    use super::super::node::NodeAddress;
     use super::*;
 
     fn node(port: u16) -> Arc<Node> {

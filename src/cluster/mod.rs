@@ -53,8 +53,7 @@ impl Cluster {
 
     /// The node with this number; the configured primary if there is none.
     pub fn node(&self, index: usize) -> &Arc<Node> {
-        let replica = index.checked_sub(1).and_then(|index| self.replicas.get(index));
-        replica.map_or(&self.primary, |replica| &replica.node)
+        self.leadership.node(index).unwrap_or(&self.primary)
     }
 
     /// Who takes writes, or did last: the configured primary at the start.

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
 use std::task::Context;
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 

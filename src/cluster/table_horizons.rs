@@ -177,12 +177,13 @@ impl TableHorizons {
         PendingWrite { tables }
     }
 
-    /// The write's commit was acknowledged just now; `primary` gives its ticket.
+    /// The write's commit was acknowledged just now; `primary` is whose horizon gives its ticket.
     #[allow(clippy::needless_pass_by_value, reason = "it cannot be settled twice")]
-    pub fn committed(&self, write: PendingWrite, primary: &WriteHorizon) {
+    pub fn committed<'a>(&self, write: PendingWrite, primary: impl FnOnce() -> &'a WriteHorizon) {
         let mut inner = self.inner.write();
-        // Under the lock: a probe that answers this ticket finds the mark.
-        let ticket = primary.take_ticket();
+        // Under the lock: a probe that answers this ticket finds the mark, and a change of the primary either sees
+        // the mark or was seen by `primary`.
+        let ticket = primary().take_ticket();
         inner.settle(&write.tables, ticket);
         self.count(&inner);
     }

@@ -66,7 +66,7 @@ impl Keeper {
             let generation = self.entry.catalog.generation();
             self.entry.catalog.looking();
             let limit = LOOK_LIMIT.max(self.topology.config.health.timeout);
-            let outcome = if self.entry.cluster.primary.is_vacated(&on_server) {
+            let outcome = if self.entry.cluster.writer().is_vacated(&on_server) {
                 Err("somebody needs the database for himself".to_owned())
             } else {
                 timeout(limit, self.look(generation))

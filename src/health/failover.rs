@@ -20,6 +20,7 @@ impl Concerned {
         let change = leadership.reconsider(|change| prepare(topology, leadership, change));
         let (lead, is_news) = leadership.tell_news();
         if let Some(change) = &change {
+            tables_are_asked_for_anew(topology, leadership, change);
             self.changed(change);
         } else if is_news {
             report(leadership, lead.status);
@@ -63,14 +64,23 @@ fn prepare(topology: &Topology, leadership: &Arc<Leadership>, change: &Change) {
         if Arc::ptr_eq(&entry.cluster.leadership, leadership) {
             // What servers reported at login may differ from node to node.
             entry.reported.lock().clear();
-            entry.horizons.primary_changed(&change.to.horizon);
             // Changes of the catalog may have been lost with the old one.
             let ticket = entry.catalog.begin_ddl();
             entry.catalog.end_ddl(ticket);
         }
     }
+    tables_are_asked_for_anew(topology, leadership, change);
     // So that it is asked for its position at once.
     change.to.wake_probe();
+}
+
+/// Called before and after the new primary is made known: a commit between the two has a ticket of the old one's.
+fn tables_are_asked_for_anew(topology: &Topology, leadership: &Arc<Leadership>, change: &Change) {
+    for entry in topology.databases() {
+        if Arc::ptr_eq(&entry.cluster.leadership, leadership) && entry.horizons.is_watched() {
+            entry.horizons.primary_changed(&change.to.horizon);
+        }
+    }
 }
 
 fn report(leadership: &Leadership, status: LeadStatus) {

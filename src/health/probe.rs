@@ -354,16 +354,20 @@ impl Prober {
     /// Tables written to learn how far, and are forgotten once all replicas have got there.
     fn settle_tables(&self, look: &Look, ticket: u64, asked: Instant) {
         for entry in self.topology.databases() {
-            let leadership = &entry.cluster.leadership;
-            if !entry.horizons.is_watched() || leadership.position(&self.node).is_none() {
+            let cluster = &entry.cluster;
+            if !entry.horizons.is_watched() || !cluster.nodes().any(|node| Arc::ptr_eq(node, &self.node)) {
                 continue;
             }
-            let Some(primary) = leadership.primary() else { continue };
-            if Arc::ptr_eq(primary, &self.node) {
+            let lead = cluster.leadership.lead();
+            let leads = Arc::ptr_eq(cluster.node(lead.index), &self.node);
+            if leads && lead.has_primary() && !look.in_recovery {
                 entry.horizons.position_known(ticket, look.position, asked);
             }
-            let others = leadership.nodes().filter(|node| !Arc::ptr_eq(node, primary));
-            entry.horizons.collect(others.map(|node| node.position()).min().unwrap_or_default());
+            if lead.has_primary() {
+                let others = cluster.nodes().enumerate().filter(|(index, _)| *index != lead.index);
+                let least = others.map(|(_, node)| node.position()).min();
+                entry.horizons.collect(least.unwrap_or_default());
+            }
         }
     }
 

@@ -95,7 +95,7 @@ struct Known {
     catalog_epoch: Arc<AtomicU64>,
 }
 
-/// By the primary and the name there.
+/// By the cluster's first primary and the name there.
 type KnownDatabases = HashMap<(NodeAddress, String), Known>;
 
 /// The snapshot.
@@ -158,6 +158,11 @@ impl Topology {
         for (name, settings) in &config.databases {
             let before = previous.and_then(|p| p.known(name));
             let made = entry(name, settings, cluster(settings), before.as_deref(), &mut facts);
+            let members: Vec<_> = made.cluster.nodes().map(|node| node.address.clone()).collect();
+            if previous.is_some_and(|p| !p.leaderships.contains_key(&members)) {
+                // Another primary may have come of it, and positions are not to be compared with those before.
+                made.horizons.primary_changed(&made.cluster.writer().horizon);
+            }
             databases.insert(name.clone(), made);
         }
         if let Some(wildcard) = &config.wildcard_database {
@@ -349,9 +354,9 @@ fn entry(
     before: Option<&DatabaseEntry>,
     facts: &mut KnownDatabases,
 ) -> Arc<DatabaseEntry> {
-    // Of another database, or of another primary, nothing is known.
+    // Of another database, or of another cluster, nothing is known.
     let on_server = settings.server_database.clone().unwrap_or_else(|| name.to_owned());
-    let known = facts.entry((cluster.primary.address.clone(), on_server)).or_default().clone();
+    let known = facts.entry((cluster.leadership.origin().clone(), on_server)).or_default().clone();
     if let Some(before) = before {
         // What was prepared under the old number stays older.
         let epoch = before.catalog_epoch.load(Ordering::Acquire);

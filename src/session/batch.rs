@@ -85,6 +85,8 @@ pub(super) struct Plan {
     pub(super) databases: Vec<String>,
     /// What its statements mean in this database; empty where reads and writes go to the same node.
     pub(super) resolved: SmallVec<[Arc<Resolved>; 2]>,
+    /// What it does to the transaction, if it is one simple query.
+    pub(super) control: Option<TransactionControl>,
     /// Its statements.
     pub(super) fingerprints: SmallVec<[Fingerprint; 2]>,
     /// It closes something.
@@ -143,6 +145,7 @@ impl Default for Plan {
             writes: false,
             databases: Vec::new(),
             resolved: SmallVec::new(),
+            control: None,
             fingerprints: SmallVec::new(),
             closes: false,
             misses_catalog: false,
@@ -175,7 +178,6 @@ impl Plan {
         statements: &ClientStatements,
         facts: Option<Facts<'_>>,
     ) {
-        let effect = self.add_work(statement, facts);
         if statement.is_ddl {
             // Temporary objects are nobody else's.
             self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
@@ -185,6 +187,7 @@ impl Plan {
             self.reads_otherwise |=
                 statement.session.contains(SessionEffects::UNKNOWN_PROCEDURE) || reading::may_change(text);
         }
+        let effect = self.add_work(statement, facts);
         self.effects.insert(statement.session);
         let may_call_nextval = statement.may_call_nextval();
         self.asks_sequence |= statement.session.contains(SessionEffects::SEQUENCE_VALUE)
@@ -244,7 +247,8 @@ impl Plan {
             self.work = self.work.and(Work::of(statement));
             return statement.effect;
         };
-        let resolved = facts.snapshot.resolve(statement, facts.path);
+        let path = if self.reads_otherwise { facts.anywhere } else { facts.path };
+        let resolved = facts.snapshot.resolve(statement, path);
         let mut effect = resolved.effect;
         let mut blame = blame(statement, &resolved);
         self.fingerprints.push(statement.fingerprint);
@@ -283,6 +287,8 @@ impl Plan {
 pub(super) struct Facts<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) path: &'a SearchPath,
+    /// Where they are once something may have changed that.
+    pub(super) anywhere: &'a SearchPath,
     /// Statements that standbys refused.
     pub(super) learned: &'a LearnedWrites,
     /// There should be a catalog.
@@ -366,6 +372,7 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
                 };
                 let statement = context.statements.analyze(text, lex);
                 plan.add(&statement, text, lex, statements, facts);
+                plan.control = statement.control;
                 plan.is_lone_setting = statement.statement_count == 1
                     && statement.effect == Effect::Session
                     && statement.session.intersects(MAY_RESET);
@@ -991,7 +998,7 @@ impl ClientSession {
 }
 
 /// Whether the batch is one Query and nothing else.
-fn is_one_query(batch: Batch, inbox: &[u8]) -> bool {
+pub(super) fn is_one_query(batch: Batch, inbox: &[u8]) -> bool {
     matches!(frame::peek(inbox, usize::MAX), Ok(Some(header))
         if header.total_len == batch.len && header.tag == FrontendTag::QUERY.0)
 }

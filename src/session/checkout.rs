@@ -139,7 +139,10 @@ impl ClientSession {
             return (Route { target: Target::Primary, reason }, Freshness::Any);
         }
         let routing = &self.database.settings.routing;
-        let consistency = routing.consistency;
+        let wishes = self.reading.wishes();
+        let mut work = work;
+        work.hint = work.hint.or(wishes.role);
+        let consistency = wishes.consistency.unwrap_or(routing.consistency);
         let horizons = &self.database.horizons;
         let freshness = match (consistency, needs) {
             (Consistency::Eventual, _) | (_, Needs::Nothing) => Freshness::Any,
@@ -159,7 +162,8 @@ impl ClientSession {
         let lead = cluster.leadership.lead();
         self.turn = self.turn.wrapping_add(1);
         // The configured primary is one of the readers when another node takes the writes.
-        let readers = cluster.replicas.len() + usize::from(lead.index != 0);
+        let count = cluster.replicas.len();
+        let readers = if count > 0 && lead.index > 0 { count + 1 } else { count };
         let mut replicas: SmallVec<[NodeView; 8]> = (0..readers)
             .map(|place| {
                 let index = cluster.reader(place);

@@ -22,6 +22,7 @@ use crate::server::Settings;
 use crate::sql::{Fingerprint, LexOptions, SessionEffects, SetCommand};
 
 use super::batch::BatchEnd;
+use super::begin::Begun;
 use super::context::SessionContext;
 use super::error::SessionError;
 use super::exchange::Exchange;
@@ -92,6 +93,8 @@ pub(super) struct ClientSession {
     pub(super) effects: SessionEffects,
     /// Some statement since then may have written.
     pub(super) wrote: bool,
+    /// The transaction that the client has begun and that no server knows of yet.
+    pub(super) begun: Option<Begun>,
     /// The read that runs on a replica, while it may be run again.
     pub(super) retry: Retry,
     /// What it may have written.
@@ -192,13 +195,19 @@ impl ClientSession {
     /// Asks for the end of the session if the client stays silent for too long.
     fn arm_idle(&mut self) {
         let timeouts = &self.topology.config.timeouts;
-        let in_transaction = self.lease.as_ref().is_some_and(|lease| lease.status != TransactionStatus::Idle);
+        let in_transaction = self.is_in_transaction();
         let (limit, order) = if in_transaction {
             (timeouts.idle_in_transaction, Order::IdleInTransactionTimeout)
         } else {
             (timeouts.client_idle, Order::IdleTimeout)
         };
         self.arm(limit, order);
+    }
+
+    /// Whether a transaction of the client's is open, as far as the client knows.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.begun.is_some()
+            || self.lease.as_ref().is_some_and(|lease| lease.status != TransactionStatus::Idle)
     }
 
     /// Asks for `order` in `limit` (zero: never), or for the end of the transaction if that is due earlier.

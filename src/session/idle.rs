@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 
 use crate::clients::Order;
-use crate::protocol::{FrontendTag, TransactionStatus, frame};
+use crate::protocol::{FrontendTag, frame};
 
 use super::batch::{Batch, BatchEnd};
 use super::client::ClientSession;
@@ -55,8 +55,7 @@ impl ClientSession {
 
     fn obey_while_idle(&mut self, cx: &Context<'_>) -> Result<(), SessionError> {
         let order = self.handle().pending_order(Some(cx));
-        let open =
-            self.awaiting_sync || self.lease.as_ref().is_some_and(|l| l.status != TransactionStatus::Idle);
+        let open = self.awaiting_sync || self.is_in_transaction();
         match order {
             Order::None => Ok(()),
             // Waits for the end of the transaction.

@@ -366,9 +366,7 @@ impl ClientSession {
 
     /// Whether the client is between transactions.
     pub(super) fn may_deliver(&self) -> bool {
-        !self.awaiting_sync
-            && !self.exchange.skipping
-            && self.lease.as_ref().is_none_or(|lease| lease.status == TransactionStatus::Idle)
+        !self.awaiting_sync && !self.exchange.skipping && !self.is_in_transaction()
     }
 
     /// Between transactions: tells the client what has come.

@@ -415,6 +415,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         reading,
         reads_otherwise: false,
         catalog_epoch: 0,
+        begun: None,
         retry: Retry::default(),
         writes: Writes::default(),
         exchange: Exchange::default(),

@@ -16,6 +16,7 @@
 //! session that is dropped at any await leaves its server connection unclean, and so closed.
 
 mod batch;
+mod begin;
 mod checkout;
 mod client;
 mod console;

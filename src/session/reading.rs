@@ -4,7 +4,10 @@
 //! on, by the `DateStyle` of that moment. So a definition is shared only by clients that mean the same by it,
 //! and wherever it is prepared again, that is done under the settings of its Parse.
 
+use crate::catalog::SearchPath;
+use crate::config::Consistency;
 use crate::server::Settings;
+use crate::sql::HintRole;
 
 /// The settings in question. `client_encoding` counts for texts that are not plain ASCII.
 const READ_BY: &[&str] = &[
@@ -20,14 +23,45 @@ const READ_BY: &[&str] = &[
     "xmloption",
 ];
 
+/// What a client asks of routing by its settings. Values that mean nothing ask for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wishes {
+    /// `pgweir.role`.
+    pub(super) role: Option<HintRole>,
+    /// `pgweir.consistency`.
+    pub(super) consistency: Option<Consistency>,
+}
+
+impl Wishes {
+    fn of(settings: &Settings) -> Self {
+        let word = |name| settings.value(name).map(str::to_ascii_lowercase);
+        Self {
+            role: match word("pgweir.role").as_deref() {
+                Some("primary") => Some(HintRole::Primary),
+                Some("replica") => Some(HintRole::Replica),
+                _ => None,
+            },
+            consistency: match word("pgweir.consistency").as_deref() {
+                Some("strong") => Some(Consistency::Strong),
+                Some("session") => Some(Consistency::Session),
+                Some("eventual") => Some(Consistency::Eventual),
+                _ => None,
+            },
+        }
+    }
+}
+
 /// How one client's statements are read now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reading {
     database: String,
     /// The settings this was made of.
     of: Settings,
     ascii: (Settings, String),
     other: (Settings, String),
+    /// Where its tables are; anywhere unless the client has said so.
+    path: SearchPath,
+    wishes: Wishes,
 }
 
 impl Reading {
@@ -47,6 +81,11 @@ impl Reading {
             of: settings.clone(),
             ascii: (ascii.clone(), scope(&ascii)),
             other: (other.clone(), scope(&other)),
+            // Whom `$user` stands for, only the server knows.
+            path: settings
+                .value("search_path")
+                .map_or_else(SearchPath::unknown, |path| SearchPath::parse(path, None)),
+            wishes: Wishes::of(settings),
         }
     }
 
@@ -63,6 +102,16 @@ impl Reading {
                 ..new
             };
         }
+    }
+
+    /// Where the client's tables are.
+    pub(super) fn path(&self) -> &SearchPath {
+        &self.path
+    }
+
+    /// What the client asks of routing.
+    pub(super) fn wishes(&self) -> Wishes {
+        self.wishes
     }
 
     /// The settings and the scope of a text.
@@ -107,6 +156,14 @@ mod tests {
         assert_eq!(plain.of(b"x").1, bytes.of(b"x").1);
         assert_ne!(plain.of(b"\xe9").1, bytes.of(b"\xe9").1);
         assert!(plain.is_the_same(plain.of(b"x").0) && !plain.is_the_same(dates.of(b"x").0));
+    }
+
+    #[test]
+    fn wishes_are_read_where_they_mean_something() {
+        let of = |name: &str, value: &str| Wishes::of(&Settings::none().with(name, Some(value)));
+        assert_eq!(of("pgweir.role", "Primary").role, Some(HintRole::Primary));
+        assert_eq!(of("pgweir.consistency", "eventual").consistency, Some(Consistency::Eventual));
+        assert_eq!(of("pgweir.consistency", "stale"), Wishes::default());
     }
 
     #[test]

@@ -34,6 +34,9 @@ use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Undo, Verdict};
 use super::settings::is_portable;
 
+/// A search path that nobody knows.
+static ANYWHERE: LazyLock<SearchPath> = LazyLock::new(SearchPath::unknown);
+
 /// With more than this waiting for a side, no more is read from the other.
 const HIGH_WATER_BYTES: usize = 256 * 1024;
 /// How much is read ahead from a client while its query runs.
@@ -69,10 +72,11 @@ impl ClientSession {
             plan.work.effect = plan.work.effect.max(Effect::Transaction);
             plan.work.begins_read_only = false;
         }
-        if self.lease.is_none() && plan.is_local && room {
+        let is_free = self.lease.is_none() && self.begun.is_none();
+        if is_free && plan.is_local && room {
             return self.run_locally(batch, plan);
         }
-        if self.lease.is_none() && self.sets_nothing_new(&plan) {
+        if is_free && self.sets_nothing_new(&plan) {
             self.confirm_setting(batch);
             return Ok(());
         }
@@ -84,6 +88,11 @@ impl ClientSession {
             }
             return Ok(());
         }
+        if self.lease.is_none() && self.begin_or_end_locally(batch, &plan) {
+            return Ok(());
+        }
+        let begun = self.begun.take();
+        let work = begun.as_ref().map_or(plan.work, |begun| begun.work.and(plan.work));
         let _left = self.leave_databases(&plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
@@ -96,17 +105,27 @@ impl ClientSession {
                 self.database.routes.count(held);
                 lease
             }
-            None => match self.checkout(plan.work, Needs::Tables(&plan.resolved)).await? {
+            None => match self.checkout(work, Needs::Tables(&plan.resolved)).await? {
                 Ok(lease) => {
-                    self.arm_retry(batch, &plan);
+                    if begun.is_none() {
+                        self.arm_retry(batch, &plan);
+                    }
                     lease
                 }
                 Err(response) => {
+                    if begun.is_some() {
+                        self.transaction_began = None;
+                    }
                     self.refuse(batch, &response);
                     return Ok(());
                 }
             },
         };
+        if let Some(begun) = begun
+            && let Err(error) = self.begin_on(&mut lease, begun, &plan).await
+        {
+            return self.settings_failed_early(lease, batch, error);
+        }
         self.handle().set_activity(Activity::Active, began);
         if self.transaction_began.is_none() {
             self.transaction_began = Some(began);
@@ -191,11 +210,11 @@ impl ClientSession {
 
     /// What the catalog adds to the texts of a batch.
     fn facts<'a>(&'a self, snapshot: &'a Snapshot) -> Facts<'a> {
-        static ANYWHERE: LazyLock<SearchPath> = LazyLock::new(SearchPath::unknown);
         let routing = &self.database.settings.routing;
         Facts {
             snapshot,
-            path: &ANYWHERE,
+            path: if self.reads_otherwise { &ANYWHERE } else { self.reading.path() },
+            anywhere: &ANYWHERE,
             learned: &self.database.learned,
             expected: !routing.catalog_refresh.is_zero(),
         }

@@ -72,9 +72,8 @@ impl Writes {
     /// The transaction is over, and what it wrote is committed, as far as anybody knows.
     pub(super) fn acknowledged(&mut self, cluster: &Cluster) {
         let Some((horizons, catalog)) = self.database.take() else { return };
-        let primary = cluster.node(cluster.leadership.lead().index);
         for mark in self.marks.drain(..) {
-            horizons.committed(mark, &primary.horizon);
+            horizons.committed(mark, || &cluster.writer().horizon);
         }
         if let Some(ticket) = self.ddl.take() {
             catalog.end_ddl(ticket);

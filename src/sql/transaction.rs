@@ -96,10 +96,12 @@ fn begin(view: View<'_>, at: usize) -> Option<TransactionControl> {
 }
 
 /// `[, ] ISOLATION LEVEL … | READ ONLY | READ WRITE | [NOT] DEFERRABLE`, to the end.
-fn modes(view: View<'_>, mut at: usize) -> Option<Modes> {
+fn modes(view: View<'_>, begin: usize) -> Option<Modes> {
     let mut modes = Modes::default();
+    let mut at = begin;
     while at < view.len() {
-        if view.punct(at, b",") {
+        // Between two, not in front of the first.
+        if at > begin && view.punct(at, b",") {
             at += 1;
         }
         at += match (view.word(at), view.word(at + 1)) {

@@ -1,0 +1,118 @@
+//! A BEGIN is held until the transaction does something, and travels with that in one write. A transaction that does
+//! nothing touches no server.
+//!
+//! Only a BEGIN that stands alone as a simple query and is understood to its end is held: the server would accept
+//! it, and nothing else follows from it. Time in the transaction (`now()`) begins with its first statement.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::config::PoolMode;
+use crate::pool::ServerLease;
+use crate::protocol::{TransactionStatus, backend};
+use crate::route::Work;
+use crate::sql::TransactionControl;
+
+use super::batch::{Batch, BatchEnd, Plan, is_one_query};
+use super::client::ClientSession;
+use super::error::SessionError;
+use super::exchange::Expect;
+
+/// A BEGIN that the client believes to be done.
+#[derive(Debug)]
+pub(super) struct Begun {
+    /// The message.
+    message: Bytes,
+    /// What it means for the route.
+    pub(super) work: Work,
+}
+
+impl ClientSession {
+    /// Answers a batch without a server, if it only begins a transaction, or ends one that has done nothing.
+    pub(super) fn begin_or_end_locally(&mut self, batch: Batch, plan: &Plan) -> bool {
+        if batch.end != BatchEnd::Query || self.awaiting_sync || !is_one_query(batch, &self.wire.inbox) {
+            return false;
+        }
+        match plan.control {
+            Some(TransactionControl::Begin { .. }) if self.begun.is_none() => self.hold(batch, plan),
+            Some(TransactionControl::Commit { chain: false }) if self.begun.is_some() => {
+                self.end(batch, "COMMIT");
+                true
+            }
+            Some(TransactionControl::Rollback { chain: false }) if self.begun.is_some() => {
+                self.end(batch, "ROLLBACK");
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn hold(&mut self, batch: Batch, plan: &Plan) -> bool {
+        let message = self.wire.inbox.get(..batch.len).unwrap_or_default();
+        let text = message.get(5..).unwrap_or_default().trim_ascii_start();
+        let starts = |word: &[u8]| text.get(..word.len()).is_some_and(|t| t.eq_ignore_ascii_case(word));
+        let tag = if starts(b"begin") {
+            "BEGIN"
+        } else if starts(b"start") {
+            "START TRANSACTION"
+        } else {
+            return false;
+        };
+        // Who listens is lent channels by the server connection with the BEGIN.
+        if self.mode != PoolMode::Transaction || self.listening.is_on() {
+            return false;
+        }
+        let message = self.wire.inbox.split_to(batch.len).freeze();
+        self.begun = Some(Begun { message, work: plan.work });
+        self.transaction_began.get_or_insert_with(Instant::now);
+        self.answer(tag, TransactionStatus::InTransaction);
+        true
+    }
+
+    fn end(&mut self, batch: Batch, tag: &str) {
+        self.consume(batch);
+        self.begun = None;
+        self.transaction_began = None;
+        self.answer(tag, TransactionStatus::Idle);
+    }
+
+    fn answer(&mut self, tag: &str, status: TransactionStatus) {
+        // A simple query drops the unnamed statement.
+        self.statements.set(b"", None);
+        backend::command_complete(&mut self.wire.outbox, tag);
+        backend::ready_for_query(&mut self.wire.outbox, status);
+    }
+
+    /// Begins the transaction on the server: in front of the batch, or at once when more than the batch itself goes
+    /// out before it.
+    pub(super) async fn begin_on(
+        &mut self,
+        lease: &mut ServerLease,
+        begun: Begun,
+        plan: &Plan,
+    ) -> Result<(), SessionError> {
+        let alone = plan.told.is_empty()
+            && plan.foreign.is_empty()
+            && plan.named_in_sql.is_empty()
+            && !plan.may_end
+            && !plan.may_reset
+            && !self.concerns_listening(plan)
+            && self.forbids(plan, lease.pool()).is_none();
+        if alone {
+            self.sync_settings(lease, false);
+            lease.wire.outbox.extend_from_slice(&begun.message);
+            self.exchange.push(Expect::OwnQuery);
+        } else {
+            self.sync_settings_now(lease).await?;
+            let mut message = BytesMut::from(&begun.message[5..]);
+            message.truncate(message.len().saturating_sub(1));
+            let text = String::from_utf8_lossy(&message).into_owned();
+            lease.simple_query(&text).await?;
+        }
+        lease.unnamed = None;
+        // It was understood: it cannot fail.
+        lease.status = TransactionStatus::InTransaction;
+        Ok(())
+    }
+}
