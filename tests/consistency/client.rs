@@ -2,13 +2,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Error};
 
-use crate::disturb::Disturbance;
+use crate::phase::{Phase, SLICE, Slice};
 use crate::random::Random;
 use crate::reads::{Read, prepared_table};
 use crate::registers::{Claim, HOT_MS, Registers};
@@ -18,130 +18,6 @@ use crate::writes::Write;
 
 /// No statement takes that long, whatever the disturbance: the client gives up and that is an error.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// So long all clients write in the same few ways, at the same rate.
-const SLICE: Duration = Duration::from_millis(400);
-
-/// A stretch of time with one disturbance.
-#[derive(Debug)]
-pub struct Phase {
-    pub number: u64,
-    pub seed: u64,
-    pub disturbance: Disturbance,
-    run: Run,
-    start: Instant,
-    until: Instant,
-    writes: AtomicU64,
-    over: AtomicBool,
-}
-
-/// What all phases of a run share.
-#[derive(Clone, Debug)]
-pub struct Run {
-    pub seed: u64,
-    /// Reads of ten tables, writes of two of them, one in ten; and nothing else.
-    pub share: bool,
-    /// The ways that clients may choose from.
-    pub writes: Arc<[Write]>,
-    pub reads: Arc<[Read]>,
-    pub per_mille: Option<u64>,
-    /// Operations of all phases, and how many there may be.
-    pub operations: Arc<AtomicU64>,
-    pub limit: u64,
-    /// Which node is the primary.
-    pub primary: Arc<AtomicUsize>,
-}
-
-impl Run {
-    pub fn operations_done(&self) -> u64 {
-        self.operations.load(Ordering::Relaxed)
-    }
-}
-
-impl Phase {
-    pub fn new(run: &Run, number: u64, disturbance: Disturbance, length: Duration) -> Self {
-        let start = Instant::now();
-        Self {
-            number,
-            seed: Random::of(&[run.seed, number]).below(u64::MAX),
-            disturbance,
-            run: run.clone(),
-            start,
-            until: start + length,
-            writes: AtomicU64::new(0),
-            over: AtomicBool::new(false),
-        }
-    }
-
-    pub fn over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-            || Instant::now() >= self.until
-            || self.run.operations_done() >= self.run.limit
-    }
-
-    /// Ends it before its time.
-    pub fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
-    }
-
-    /// Waits, not longer than the phase lasts; whether it still does.
-    pub async fn rest(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
-        while !self.over() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            tokio::time::sleep(left.min(Duration::from_millis(50))).await;
-        }
-        false
-    }
-
-    /// Writes acknowledged so far.
-    pub fn writes(&self) -> u64 {
-        self.writes.load(Ordering::Relaxed)
-    }
-
-    pub fn elapsed(&self) -> Duration {
-        self.start.elapsed()
-    }
-}
-
-/// How clients behave for a while. Rates differ, since a table that is written all the time is never read from a
-/// replica: what is interesting happens when the last write is some ten milliseconds ago.
-#[derive(Debug)]
-struct Slice {
-    number: u128,
-    ways: Vec<Write>,
-    writes_per_mille: u64,
-    /// Nothing is done by which reads of all tables are held back.
-    narrow: bool,
-}
-
-impl Slice {
-    fn of(phase: &Phase, number: u128) -> Self {
-        let mut random = Random::of(&[phase.seed, 0x511CE, number as u64]);
-        if phase.run.share {
-            return Self { number, ways: Vec::new(), writes_per_mille: 100, narrow: true };
-        }
-        let all = &phase.run.writes;
-        let narrow = random.per_mille(700) && all.iter().any(|way| way.names_its_tables());
-        let count = 1 + random.index(4);
-        let ways = (0..count).map(|_| {
-            loop {
-                let way = random.pick(all);
-                if way.names_its_tables() || !narrow {
-                    break way;
-                }
-            }
-        });
-        let ways = ways.collect();
-        let promotes = matches!(phase.disturbance, Disturbance::Failover | Disturbance::Switchover);
-        let writes_per_mille = if promotes { 300 } else { random.pick(&[3, 10, 30, 100, 250]) };
-        let writes_per_mille = phase.run.per_mille.unwrap_or(writes_per_mille);
-        Self { number, ways, writes_per_mille, narrow }
-    }
-}
-
 /// One connection at a time and what it knows.
 pub struct Client {
     number: u64,
@@ -199,7 +75,7 @@ impl Client {
                 }
             }
             let Some(session) = self.session.take() else { continue };
-            self.session = if self.random.per_mille(slice.writes_per_mille) {
+            self.session = if slice.writes_now(&phase, &mut self.random) {
                 self.write(session, &slice).await
             } else {
                 self.read(session, &slice).await
@@ -270,7 +146,7 @@ impl Client {
 
     fn wrote(&mut self, way: Write) {
         *self.stats.writes.entry(way).or_default() += 1;
-        self.phase.writes.fetch_add(1, Ordering::Relaxed);
+        self.phase.wrote();
         self.done(1);
     }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use pgweir::cli::local_cluster::Mode;
 
-use crate::client::Phase;
 use crate::nodes::Nodes;
+use crate::phase::Phase;
 use crate::random::Random;
 
 /// One kind of trouble; a phase has one.
@@ -16,6 +16,8 @@ pub enum Disturbance {
     Calm,
     /// Replicas replay 50 ms late.
     Delay,
+    /// Replicas replay 50 ms late, and what passes between pgweir and a node takes up to 40 ms, changing all the time.
+    Slow,
     /// Replay stands still on a replica, then goes on.
     Pause,
     /// A replica is stopped as by a crash and started again.
@@ -34,13 +36,19 @@ pub enum Disturbance {
 
 impl Disturbance {
     /// Without those that promote.
-    pub const USUAL: [Self; 7] =
-        [Self::Calm, Self::Delay, Self::Pause, Self::Kill, Self::Stall, Self::Cut, Self::Storm];
+    pub const USUAL: [Self; 8] =
+        [Self::Calm, Self::Delay, Self::Slow, Self::Pause, Self::Kill, Self::Stall, Self::Cut, Self::Storm];
+
+    /// Replicas replay late all the time.
+    fn delays(self) -> bool {
+        matches!(self, Self::Delay | Self::Slow | Self::Storm)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Calm => "calm",
             Self::Delay => "delay",
+            Self::Slow => "slow",
             Self::Pause => "pause",
             Self::Kill => "kill",
             Self::Stall => "stall",
@@ -68,7 +76,7 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
     let mut random = Random::of(&[phase.seed, 0xD157]);
     let mut told = Vec::new();
     let kind = phase.disturbance;
-    if matches!(kind, Disturbance::Delay | Disturbance::Storm) {
+    if kind.delays() {
         nodes.blocking(|nodes| nodes.replicas().into_iter().try_for_each(|node| nodes.delay(node, 50))).await;
     }
     if kind == Disturbance::Failover {
@@ -89,6 +97,11 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
         let any = random.index(nodes.count());
         match one {
             Disturbance::Calm | Disturbance::Delay | Disturbance::Storm => {}
+            Disturbance::Slow => {
+                // The primary more often: what it says of its position is what the rest hangs on.
+                (0..nodes.count()).for_each(|node| nodes.proxy(node).slow(random.pick(&[0, 0, 10, 30])));
+                nodes.proxy(nodes.primary()).slow(random.pick(&[0, 10, 20, 40]));
+            }
             Disturbance::Pause => {
                 nodes.blocking(move |nodes| nodes.cluster().pause_replay(replica)).await;
                 phase.rest(range(&mut random, 50, 900)).await;
@@ -117,12 +130,13 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
             }
         }
     }
+    (0..nodes.count()).for_each(|node| nodes.proxy(node).slow(0));
     nodes
         .blocking(move |nodes| {
             if kind == Disturbance::Failover {
                 nodes.synchronous(false)?;
             }
-            if matches!(kind, Disturbance::Delay | Disturbance::Storm) {
+            if kind.delays() {
                 nodes.replicas().into_iter().try_for_each(|node| nodes.delay(node, 0))?;
             }
             nodes.cluster().access().wait_caught_up(nodes.primary())
@@ -144,6 +158,7 @@ async fn switch(phase: &Phase, nodes: &Arc<Nodes>, how: Disturbance, random: &mu
     while phase.writes() == before && promoted.elapsed() < WRITES_AGAIN && !phase.over() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+    // At the end of a phase nobody may be left to write.
     let waited = promoted.elapsed();
     let again = phase.writes() != before;
     phase.rest(range(random, 200, 1500)).await;
@@ -153,7 +168,7 @@ async fn switch(phase: &Phase, nodes: &Arc<Nodes>, how: Disturbance, random: &mu
         how.name(),
         stopped.as_millis(),
         (promoted - begun).as_millis(),
-        if again { "a write acknowledged" } else { "no write acknowledged until" },
+        if again { "a write acknowledged" } else { "the phase over, without a write," },
         waited.as_millis()
     );
     Told { text, well: again || waited < WRITES_AGAIN }

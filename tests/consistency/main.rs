@@ -24,6 +24,7 @@ mod disturb;
 mod harness;
 mod nodes;
 mod options;
+mod phase;
 mod proxy;
 mod random;
 mod reads;

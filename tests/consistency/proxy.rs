@@ -1,15 +1,20 @@
-//! A wire between pgweir and one node that can be stalled or cut.
+//! A wire between pgweir and one node that can be slow, stalled or cut.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::random::Random;
+
 /// What the wire does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wire {
     stalled: bool,
+    /// What is sent arrives up to so many milliseconds later.
+    late: u64,
     /// Connections older than the last cut are closed.
     cuts: u64,
 }
@@ -26,7 +31,7 @@ impl Proxy {
     pub async fn start(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (wire, seen) = watch::channel(Wire { stalled: false, cuts: 0 });
+        let (wire, seen) = watch::channel(Wire { stalled: false, late: 0, cuts: 0 });
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 tokio::spawn(forward(client, port, seen.clone()));
@@ -43,6 +48,11 @@ impl Proxy {
     /// All that was held back passes.
     pub fn flow(&self) {
         self.wire.send_modify(|wire| wire.stalled = false);
+    }
+
+    /// Everything takes up to so many milliseconds, another time for each piece.
+    pub fn slow(&self, milliseconds: u64) {
+        self.wire.send_modify(|wire| wire.late = milliseconds);
     }
 
     /// Closes all connections, whatever is under way on them.
@@ -70,9 +80,15 @@ async fn pump(
     mut wire: watch::Receiver<Wire>,
 ) {
     let mut buffer = vec![0; 16 * 1024];
+    // When something arrives is no choice that a seed could repeat.
+    let mut random = Random::of(&[from.peer_addr().map_or(0, |peer| u64::from(peer.port()))]);
     while let Ok(length) = from.read(&mut buffer).await
         && length > 0
     {
+        let late = wire.borrow().late;
+        if late > 0 {
+            tokio::time::sleep(Duration::from_millis(random.below(late + 1))).await;
+        }
         if wire.wait_for(|wire| !wire.stalled).await.is_err()
             || to.write_all(&buffer[..length]).await.is_err()
         {
