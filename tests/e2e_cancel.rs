@@ -50,7 +50,7 @@ fn prepared(client: &Client) -> Pin<Box<dyn Future<Output = Result<(), Error>> +
 
 fn transaction(client: &Client) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + '_>> {
     Box::pin(async move {
-        client.batch_execute("BEGIN").await?;
+        client.batch_execute("BEGIN; SELECT 1").await?;
         client.execute("INSERT INTO pair VALUES ($1), ($2)", &[&1_i32, &2_i32]).await?;
         client.batch_execute("SAVEPOINT a").await?;
         client.batch_execute("UPDATE register SET v = v + 1").await?;
@@ -104,7 +104,7 @@ fn listening(client: &Client) -> Pin<Box<dyn Future<Output = Result<(), Error>> 
     Box::pin(async move {
         client.batch_execute("LISTEN news").await?;
         client.batch_execute("NOTIFY news, 'own'").await?;
-        client.batch_execute("BEGIN").await?;
+        client.batch_execute("BEGIN; SELECT 1").await?;
         client.batch_execute("LISTEN other; NOTIFY other; UNLISTEN news").await?;
         client.batch_execute("COMMIT").await?;
         client.simple_query("SELECT * FROM pg_listening_channels()").await.map(drop)
@@ -115,7 +115,7 @@ fn errors(client: &Client) -> Pin<Box<dyn Future<Output = Result<(), Error>> + S
     Box::pin(async move {
         let _ = client.simple_query("SELECT 1/0").await;
         let _ = client.query("SELECT $1::int / 0", &[&1_i32]).await;
-        client.batch_execute("BEGIN").await?;
+        client.batch_execute("BEGIN; SELECT 1").await?;
         let _ = client.simple_query("SELECT nonsense").await;
         client.batch_execute("ROLLBACK").await
     })
@@ -249,7 +249,7 @@ async fn dropped_in_the_queue() {
     let app = InProcess::start(&yaml).await;
     let holder = app.client(&database.name).await;
     for polls in [8, 12, 16, 24] {
-        holder.batch_execute("BEGIN").await.unwrap();
+        holder.batch_execute("BEGIN; SELECT 1").await.unwrap();
         let waiting = serve_for(&app, &database.name, simple, polls);
         let release = async {
             tokio::time::sleep(Duration::from_millis(30)).await;

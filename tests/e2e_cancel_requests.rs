@@ -24,7 +24,7 @@ fn a_client_in_the_queue_leaves_it() {
     let mut holder = RawClient::login(pgweir.port, name);
     let mut queued = RawClient::login(pgweir.port, name);
     let mut next = RawClient::login(pgweir.port, name);
-    ask(&mut holder, "BEGIN");
+    ask(&mut holder, "BEGIN; SELECT 1");
     ask(&mut holder, "SELECT pg_current_xact_id()");
     let work = "SELECT pg_current_xact_id() IS NOT NULL";
     // Simple, extended, and a batch that a Flush ends: skipped up to the Sync, as after any error.
@@ -117,7 +117,7 @@ fn a_cancel_while_idle_hits_nothing() {
         assert_eq!(ask(&mut other, "SELECT pg_sleep(0.02), 2"), ["|2"]);
     }
     // Idle in a transaction: as without us, unless the next statement overtakes it.
-    ask(&mut client, "BEGIN");
+    ask(&mut client, "BEGIN; SELECT 1");
     ask(&mut client, "SELECT pg_current_xact_id()");
     cancel(pgweir.port, &client.greeting);
     std::thread::sleep(Duration::from_millis(100));

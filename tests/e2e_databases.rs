@@ -136,7 +136,7 @@ fn who_uses_a_database_is_in_the_way_as_without_us() {
     let name = &database.name;
     let pgweir = front(&database);
     let mut user = RawClient::login(pgweir.port, name);
-    ask(&mut user, "BEGIN");
+    ask(&mut user, "BEGIN; SELECT 1");
     ask(&mut user, "SELECT pg_current_xact_id()");
     let mut waiting = RawClient::login(pgweir.port, name);
     let mut master = RawClient::login(pgweir.port, "postgres");

@@ -262,7 +262,7 @@ fn two_that_claim_to_be_the_primary() {
     let mut client = RawClient::login(pgweir.port, "app");
     assert_eq!(port_of(&mut client), port(0));
     let mut open = RawClient::login(pgweir.port, "app");
-    ask(&mut open, "BEGIN");
+    ask(&mut open, "BEGIN; SELECT 1");
     ask(&mut open, "INSERT INTO t VALUES (1, 1, 1)");
     let mut pinned = RawClient::login(pgweir.port, "app");
     ask(&mut pinned, "CREATE TEMP TABLE mine (i int)");

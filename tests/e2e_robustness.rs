@@ -214,7 +214,7 @@ fn killed_servers_end_their_clients_only() {
     terminate(&idle);
     assert_ne!(pid(&mut client), idle);
     // In a transaction, idle.
-    ask(&mut client, "BEGIN");
+    ask(&mut client, "BEGIN; SELECT 1");
     terminate(&pid(&mut client));
     assert_eq!(sqlstate(&read(&mut client, Until::Closed)).as_deref(), Some("57P01"));
     // In a query, simple and extended, and in COPY.
@@ -239,7 +239,7 @@ fn killed_servers_end_their_clients_only() {
     let mut sleeping: Vec<_> = (0..3).map(|_| RawClient::login(pgweir.port, "killed")).collect();
     let mut idle = RawClient::login(pgweir.port, "killed");
     let mut victim = RawClient::login(pgweir.port, "killed");
-    ask(&mut victim, "BEGIN");
+    ask(&mut victim, "BEGIN; SELECT 1");
     let victim_pid = pid(&mut victim);
     for client in &mut sleeping {
         client.send(&send().query("SELECT pg_current_xact_id(), pg_sleep(30)").0);
