@@ -463,7 +463,7 @@ async fn connections_age_and_die_and_are_replaced() {
         let mut open = Vec::new();
         for _ in 0..4 {
             let client = app.client(&database.name).await;
-            client.batch_execute("BEGIN").await.unwrap();
+            client.batch_execute("BEGIN; SELECT 1").await.unwrap();
             open.push(client);
         }
         for client in open {
