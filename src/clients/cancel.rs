@@ -35,7 +35,7 @@ impl CancelKey {
 /// Names a server connection for as long as it lives.
 #[derive(Debug)]
 pub struct ServerIdentity {
-    /// Host, as configured.
+    /// Host: as configured, or the address that its name led to.
     pub host: String,
     /// Port.
     pub port: u16,

@@ -75,6 +75,8 @@ pub struct Change {
     pub to: Arc<Node>,
     /// Where that node is.
     pub lineage: Lineage,
+    /// Where the one before was.
+    pub before: Lineage,
 }
 
 #[derive(Debug)]
@@ -246,6 +248,7 @@ impl Leadership {
         let to = Arc::clone(self.node(index)?);
         let last = remembered.index.or((lead.epoch > 0).then_some(self.lead().index));
         let from = last.and_then(|index| self.node(index)).cloned();
+        let was = remembered.lineage;
         *remembered = Remembered { index: Some(index), lineage, switched: from.is_some(), trusted: false };
         lead.epoch += 1;
         // Positions of another history.
@@ -255,7 +258,7 @@ impl Leadership {
         if from.is_some() {
             self.changes.fetch_add(1, Ordering::Relaxed);
         }
-        Some(Change { from, to, lineage })
+        Some(Change { from, to, lineage, before: was })
     }
 
     /// A connection to the primary was refused: nobody is sent there until a probe has succeeded.

@@ -4,6 +4,7 @@
 //! atomics of [`Node`], written by `health` and by sessions, read by whoever decides.
 
 mod balance;
+mod endpoint;
 mod horizon;
 mod lag;
 mod leadership;
@@ -14,6 +15,7 @@ mod table_horizons;
 mod tables;
 
 pub use balance::pick;
+pub use endpoint::Endpoint;
 pub use horizon::WriteHorizon;
 pub use lag::History;
 pub use leadership::{Change, Lead, LeadStatus, Leadership};

@@ -1,8 +1,9 @@
 //! One PostgreSQL server and what is known of it.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use futures_util::task::AtomicWaker;
 
 use parking_lot::Mutex;
 
+use super::endpoint::Endpoint;
 use super::horizon::WriteHorizon;
 use super::lag::History;
 use super::lsn::Lsn;
@@ -22,6 +24,13 @@ pub struct NodeAddress {
     pub host: String,
     /// Port.
     pub port: u16,
+}
+
+impl NodeAddress {
+    /// Whether the host is a name: not an address, not the directory of a unix socket.
+    pub fn is_name(&self) -> bool {
+        !self.host.starts_with('/') && self.host.parse::<IpAddr>().is_err()
+    }
 }
 
 impl fmt::Display for NodeAddress {
@@ -83,6 +92,8 @@ pub const SHARE_FULL: u8 = 8;
 pub struct Node {
     /// Where it is.
     pub address: NodeAddress,
+    /// Which of the addresses of its name is meant.
+    pub endpoint: Arc<Endpoint>,
     state: AtomicU8,
     in_recovery: AtomicBool,
     /// It has answered and refused the probe's login.
@@ -124,6 +135,7 @@ impl Node {
     pub fn new(address: NodeAddress) -> Self {
         Self {
             address,
+            endpoint: Arc::default(),
             state: AtomicU8::new(0),
             in_recovery: AtomicBool::new(false),
             is_mute: AtomicBool::new(false),
@@ -321,5 +333,53 @@ impl Node {
     pub fn set_lag(&self, bytes: u64, micros: u64) {
         self.lag_bytes.store(bytes, Ordering::Relaxed);
         self.lag_micros.store(micros, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(host: &str) -> Node {
+        Node::new(NodeAddress { host: host.to_owned(), port: 5432 })
+    }
+
+    #[test]
+    fn a_node_that_has_come_back_takes_part_more_and_more() {
+        let node = node("db");
+        let turns = |node: &Node| (0..80).filter(|turn| node.takes_part(*turn)).count();
+        assert_eq!(turns(&node), 80);
+        let grown: Vec<_> = [1, 2, 7, 8, 200]
+            .iter()
+            .map(|share| {
+                node.set_share(*share);
+                turns(&node)
+            })
+            .collect();
+        assert_eq!(grown, [10, 20, 70, 80, 80]);
+    }
+
+    #[test]
+    fn what_is_seen_of_it() {
+        let node = node("db");
+        assert_eq!(node.sight(), Sight::Unseen);
+        node.set_mute(true);
+        assert_eq!(node.sight(), Sight::Mute);
+        let lineage = Lineage { system: 1, timeline: 2 };
+        node.set_observed(true, lineage);
+        node.set_state(NodeState::Recovering);
+        assert_eq!(node.sight(), Sight::Standby(lineage));
+        node.set_observed(false, lineage);
+        node.set_state(NodeState::Up);
+        assert_eq!(node.sight(), Sight::Primary(lineage));
+        node.set_state(NodeState::Down);
+        assert_eq!(node.sight(), Sight::Down);
+    }
+
+    #[test]
+    fn names_are_told_from_addresses() {
+        let is_name = |host| node(host).address.is_name();
+        assert!(is_name("db-0.example") && is_name("localhost"));
+        assert!(!is_name("10.0.0.1") && !is_name("::1") && !is_name("/run/postgresql"));
     }
 }

@@ -108,8 +108,13 @@ pub fn decide(sights: &[Sight], remembered: Remembered) -> Verdict {
             _ => None,
         })
         .collect();
-    // A primary that does not let the probe in can only be believed.
-    let is_believed = sights.first() == Some(&Sight::Mute) && remembered.index.unwrap_or(0) == 0;
+    let is_believed = match sights.first() {
+        // A primary that does not let the probe in can only be believed.
+        Some(Sight::Mute) => remembered.index.unwrap_or(0) == 0,
+        // A standby on its own that never was a primary is meant to be read; it refuses writes itself.
+        Some(Sight::Standby(_)) => sights.len() == 1 && known == Lineage::default(),
+        _ => false,
+    };
     if candidates.is_empty() {
         return match (complete, is_believed) {
             (false, _) => Verdict::Undecided,
@@ -238,6 +243,8 @@ mod tests {
             ("not all seen", &[p(1), UNSEEN], NEW, Undecided),
             ("as configured", &[p(1), s(1), s(1)], NEW, Primary(0)),
             ("alone", &[p(1)], NEW, Primary(0)),
+            ("a standby alone", &[s(1)], NEW, Primary(0)),
+            ("a primary that has become a standby", &[s(1)], was(0, 1), none),
             ("a replica is down", &[p(1), DOWN], NEW, Primary(0)),
             ("all down", &[DOWN, DOWN], NEW, none),
             ("nobody out of recovery", &[s(1), s(1)], NEW, none),

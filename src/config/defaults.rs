@@ -74,6 +74,8 @@ pub(super) const HEALTH_INTERVAL: Duration = seconds(1);
 /// Longer than a slow network, shorter than users' patience.
 pub(super) const HEALTH_TIMEOUT: Duration = seconds(2);
 
+/// What cloud services give the names that they move at a failover.
+pub(super) const DNS_TTL: Duration = seconds(5);
 /// One answer may be luck.
 pub(super) const RECOVER_AFTER: u32 = 2;
 
@@ -189,6 +191,7 @@ pub(super) fn health() -> HealthSettings {
         interval: HEALTH_INTERVAL,
         timeout: HEALTH_TIMEOUT,
         recover_after: RECOVER_AFTER,
+        dns_ttl: DNS_TTL,
         user: None,
     }
 }

@@ -88,6 +88,7 @@ pub(super) fn ours(config: &Config) -> Vec<(&'static str, String)> {
         ("health.interval", time(health.interval)),
         ("health.timeout", time(health.timeout)),
         ("health.recover_after", health.recover_after.to_string()),
+        ("health.dns_ttl", time(health.dns_ttl)),
         ("health.user", health.user.clone().unwrap_or_default()),
         ("routing.reads", routing.reads.as_str().to_owned()),
         ("routing.consistency", routing.consistency.as_str().to_owned()),

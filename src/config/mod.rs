@@ -277,6 +277,8 @@ pub struct HealthSettings {
     pub timeout: Duration,
     /// Successful probes in a row after which a replica that was down gets reads again.
     pub recover_after: u32,
+    /// Time between two looks where the name of a node leads.
+    pub dns_ttl: Duration,
     /// The user probes log in as; `None` takes the first user with a password that may use the database.
     pub user: Option<String>,
 }

@@ -163,6 +163,8 @@ settings! {
         timeout: Time,
         /// Successful probes in a row after which a replica that was down gets reads again.
         recover_after: u64,
+        /// Time between two looks where the name of a node leads.
+        dns_ttl: Time,
         /// The user probes log in as; by default the first one that can.
         user: String,
     }

@@ -341,6 +341,7 @@ fn health(raw: Option<&Located<RawHealth>>, problems: &mut Problems) -> HealthSe
         recover_after: recover_after.map_or(default.recover_after, |count| count as u32),
         interval: some(raw.interval.as_ref(), default.interval),
         timeout: some(raw.timeout.as_ref(), default.timeout),
+        dns_ttl: some(raw.dns_ttl.as_ref(), default.dns_ttl),
         user: raw.user.as_ref().map(|u| u.value.clone()),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::clients::{Order, Registry};
-use crate::cluster::{Change, LeadStatus, Leadership, Node};
+use crate::cluster::{Change, LeadStatus, Leadership, Lineage, Node};
 use crate::pool::{Pool, PoolRegistry, Topology};
 
 /// Who is concerned when roles change.
@@ -31,6 +31,13 @@ impl Concerned {
         }
     }
 
+    /// The node's name leads to another server: connections to the one before are drained.
+    pub(super) fn moved(&self, node: &Node) {
+        let now = Instant::now();
+        self.pools_of(node).for_each(|pool| pool.renew(now));
+        self.pools.listeners.close_unless(|listener| listener.node.address != node.address);
+    }
+
     fn pools_of(&self, node: &Node) -> impl Iterator<Item = Arc<Pool>> {
         let address = node.address.to_string();
         self.pools.pools().into_iter().filter(move |pool| pool.key.node == address)
@@ -44,7 +51,8 @@ impl Concerned {
             return;
         };
         tracing::warn!(from = %from.address, to = %change.to.address, timeline, system, "the primary has changed");
-        if Arc::ptr_eq(from, &change.to) {
+        if Arc::ptr_eq(from, &change.to) && change.before == Lineage::default() {
+            // It was believed, and has been seen now.
             return;
         }
         let now = Instant::now();

@@ -1,13 +1,17 @@
 //! The probe task of one node.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use crate::cluster::{Leadership, Lineage, Lsn, Node, NodeState, Role, SHARE_FULL, WriteHorizon};
+use crate::cluster::{
+    Leadership, Lineage, Lsn, Node, NodeAddress, NodeState, Role, SHARE_FULL, WriteHorizon,
+};
+use crate::net::connect::resolve;
 use crate::pool::{DatabaseEntry, Topology};
 use crate::protocol::SqlState;
 use crate::server::{ConnectError, QueryError, ServerConn, ServerTarget};
@@ -29,6 +33,8 @@ const LAST_RESORT: &str = "postgres";
 
 /// Time between two probes while the cluster has no primary, at most.
 const URGENT_PERIOD: Duration = Duration::from_millis(100);
+/// How often the name of a node is resolved while its cluster has no primary, at least.
+const RESOLVE_PERIOD_URGENT: Duration = Duration::from_secs(1);
 /// How often a standby is asked for its timeline, at most; more often while it is not seen where it should be.
 const LINEAGE_PERIOD: Duration = Duration::from_secs(1);
 const LINEAGE_PERIOD_UNPROVEN: Duration = Duration::from_millis(100);
@@ -90,6 +96,10 @@ pub(super) struct Prober {
     returned_at: Option<Instant>,
     /// The log knows that it does not let us in.
     refusal_told: bool,
+    /// When its name was resolved last.
+    resolved_at: Instant,
+    /// The name no longer leads to where it was.
+    has_moved: bool,
 }
 
 impl Prober {
@@ -107,6 +117,8 @@ impl Prober {
             successes: 0,
             returned_at: None,
             refusal_told: false,
+            resolved_at: Instant::now(),
+            has_moved: false,
         }
     }
 
@@ -114,6 +126,7 @@ impl Prober {
     pub(super) async fn run(mut self) {
         loop {
             self.leave_if_told();
+            self.leave_if_moved().await;
             let ticket = WriteHorizon::present_ticket();
             let asked = Instant::now();
             let limit = self.topology.config.health.timeout;
@@ -139,9 +152,10 @@ impl Prober {
         self.lineage = None;
         let mut blank = Blank::Refused("no database or user to log in with".to_owned());
         for target in self.logins() {
-            match ServerConn::connect(&target).await {
+            match self.connect(&target).await {
                 Ok(connection) => {
                     self.connected_to = target.database;
+                    self.settled(&connection);
                     return self.ask(connection).await.map_err(Blank::Down);
                 }
                 Err(error) if error.is_node_down() => return Err(Blank::Down(error.to_string())),
@@ -155,6 +169,54 @@ impl Prober {
             }
         }
         Err(if self.node.vacates_any() { Blank::Vacated } else { blank })
+    }
+
+    /// Where the others connect, or, when nobody answers there, to any address of the name.
+    async fn connect(&self, target: &ServerTarget) -> Result<ServerConn, ConnectError> {
+        let anywhere = ServerTarget { endpoint: None, ..target.clone() };
+        if self.has_moved {
+            return ServerConn::connect(&anywhere).await;
+        }
+        match ServerConn::connect(target).await {
+            Err(error) if error.is_node_down() && self.node.endpoint.address().is_some() => {
+                ServerConn::connect(&anywhere).await
+            }
+            result => result,
+        }
+    }
+
+    /// From now on everybody connects to this server.
+    fn settled(&mut self, connection: &ServerConn) {
+        self.has_moved = false;
+        if !self.node.address.is_name() {
+            return;
+        }
+        let Ok(address) = connection.info.remote.0.parse::<IpAddr>() else { return };
+        if self.node.endpoint.settle(address) {
+            tracing::warn!(node = %self.node.address, %address, "the name leads to another server");
+            self.concerned.moved(&self.node);
+        }
+    }
+
+    /// Looks now and then where the name leads, and leaves a server that it no longer leads to.
+    async fn leave_if_moved(&mut self) {
+        let hurry = self.leaderships.iter().any(|leadership| leadership.is_urgent());
+        let ttl = self.topology.config.health.dns_ttl;
+        let period = if hurry { ttl.min(RESOLVE_PERIOD_URGENT) } else { ttl };
+        if !self.node.address.is_name() || self.resolved_at.elapsed() < period {
+            return;
+        }
+        let NodeAddress { host, port } = &self.node.address;
+        let listed = timeout(self.topology.config.health.timeout, resolve(host, *port)).await;
+        self.resolved_at = Instant::now();
+        if let Ok(Ok(listed)) = listed
+            && self.node.endpoint.is_gone(&listed, hurry)
+        {
+            self.has_moved = true;
+            if let Some(mut connection) = self.connection.take() {
+                connection.say_goodbye();
+            }
+        }
     }
 
     /// Asks on this connection, and keeps it if that works.

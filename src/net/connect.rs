@@ -1,6 +1,7 @@
 //! Connecting to a server: TCP by name or address, or a unix socket.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -10,11 +11,16 @@ use super::stream::Socket;
 
 /// Opens a connection to `host:port`; a host that begins with `/` is the directory of a unix socket.
 ///
-/// All addresses of a name are tried in order. The caller bounds the time.
-pub async fn connect(host: &str, port: u16) -> io::Result<Socket> {
+/// All addresses of a name are tried in order, unless `known` says which is meant. The caller bounds the time.
+pub async fn connect(host: &str, port: u16, known: Option<IpAddr>) -> io::Result<Socket> {
     if host.starts_with('/') {
         let path = format!("{host}/.s.PGSQL.{port}");
         return UnixStream::connect(path).await.map(Socket::Unix);
+    }
+    if let Some(address) = known {
+        let socket = TcpStream::connect((address, port)).await?;
+        tune(&socket)?;
+        return Ok(Socket::Tcp(socket));
     }
     let mut last = io::Error::new(io::ErrorKind::NotFound, "name resolves to no address");
     for address in lookup_host((host, port)).await? {
@@ -27,6 +33,11 @@ pub async fn connect(host: &str, port: u16) -> io::Result<Socket> {
         }
     }
     Err(last)
+}
+
+/// What a name resolves to now.
+pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<IpAddr>> {
+    Ok(lookup_host((host, port)).await?.map(|address| address.ip()).collect())
 }
 
 /// No Nagle, and keepalives so that a peer that vanished is noticed within two minutes.

@@ -283,6 +283,7 @@ impl Topology {
         let (server_user, password) = self.credentials(user);
         ServerTarget {
             address: node.address.clone(),
+            endpoint: Some(Arc::clone(&node.endpoint)),
             database: database.settings.server_database.clone().unwrap_or_else(|| database.name.clone()),
             user: server_user,
             password,

@@ -12,7 +12,7 @@ use crate::protocol::startup;
 /// Sent without TLS even where sessions use it: the packet's key is of use only to whoever could
 /// already read the session, and servers accept it so (libpq did the same until version 17).
 pub async fn send_cancel(target: &ServerIdentity) -> io::Result<()> {
-    let socket = connect::connect(&target.host, target.port).await?;
+    let socket = connect::connect(&target.host, target.port, None).await?;
     let mut wire = Wire::new(Stream::Plain(socket));
     startup::cancel_request(&mut wire.outbox, target.pid, &target.secret);
     wire.flush().await?;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::auth::{AuthError, ScramCache, ServerExchange, ServerStep, SystemRandom};
 use crate::clients::ServerIdentity;
-use crate::cluster::NodeAddress;
+use crate::cluster::{Endpoint, NodeAddress};
 use crate::config::{Secret, ServerTlsMode};
 use crate::net::stream::Socket;
 use crate::net::tls::ServerTlsConnector;
@@ -31,6 +31,8 @@ const LOGIN_FRAME_LIMIT: usize = 64 * 1024;
 pub struct ServerTarget {
     /// The node.
     pub address: NodeAddress,
+    /// Which of the addresses of its name; `None`: any.
+    pub endpoint: Option<Arc<Endpoint>>,
     /// Database on the server.
     pub database: String,
     /// User on the server.
@@ -174,7 +176,7 @@ impl ServerConn {
 
 async fn open(target: &ServerTarget) -> Result<ServerConn, LoginError> {
     let NodeAddress { host, port } = &target.address;
-    let socket = connect::connect(host, *port).await?;
+    let socket = connect::connect(host, *port, target.endpoint.as_ref().and_then(|e| e.address())).await?;
     let (local, remote) = addresses(&socket, &target.address);
     let stream = secure(socket, target).await?;
     let tls = stream.tls_description();
@@ -186,7 +188,9 @@ async fn open(target: &ServerTarget) -> Result<ServerConn, LoginError> {
     authenticate(&mut wire, target).await?;
     let (parameters, pid, secret) = finish_startup(&mut wire).await?;
     wire.release_buffers();
-    let identity = ServerIdentity::new(host.clone(), *port, pid, secret, next_id());
+    // A cancel request must reach the same server, whatever the name leads to by then.
+    let at = if target.address.is_name() && !remote.0.is_empty() { &remote.0 } else { host };
+    let identity = ServerIdentity::new(at.clone(), *port, pid, secret, next_id());
     let info = ServerInfo::new(Arc::new(identity), local, remote, tls);
     Ok(ServerConn::new(wire, info, parameters, Instant::now()))
 }

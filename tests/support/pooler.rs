@@ -34,6 +34,24 @@ impl Pgweir {
 
     /// As [`Self::start`]; listens in a directory, too.
     pub fn start_with(yaml: &str, sockets: Option<&std::path::Path>) -> Self {
+        Self::start_under(yaml, sockets, Command::new(env!("CARGO_BIN_EXE_pgweir")))
+    }
+
+    /// As [`Self::start`], with names looked up in this file, which may change. `None` where that is not allowed:
+    /// it takes a mount namespace of its own.
+    pub fn start_with_hosts(yaml: &str, hosts: &std::path::Path) -> Option<Self> {
+        let mount = format!("mount --bind '{}' /etc/hosts", hosts.display());
+        let allowed = Command::new("unshare").args(["-m", "sh", "-c", &mount]).output();
+        if !allowed.is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        let mut command = Command::new("unshare");
+        let program = env!("CARGO_BIN_EXE_pgweir");
+        command.args(["-m", "sh", "-c", &format!("{mount} && exec \"{program}\" \"$@\""), "sh"]);
+        Some(Self::start_under(yaml, None, command))
+    }
+
+    fn start_under(yaml: &str, sockets: Option<&std::path::Path>, mut command: Command) -> Self {
         let (port, http_port) = free_ports();
         let unix = sockets.map_or_else(String::new, |path| format!(", \"unix:{}\"", path.display()));
         let yaml = format!("listen: [\"127.0.0.1:{port}\"{unix}]\nhttp: \"127.0.0.1:{http_port}\"\n{yaml}");
@@ -41,7 +59,7 @@ impl Pgweir {
         let config = directory.path().join("pooler.yaml");
         fs::write(&config, &yaml).unwrap();
         let log = File::create(directory.path().join("pgweir.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_pgweir"))
+        let child = command
             .args(["run", "--config"])
             .arg(&config)
             .stdin(Stdio::null())

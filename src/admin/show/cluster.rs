@@ -81,10 +81,15 @@ fn why(cluster: &Cluster, index: usize) -> &'static str {
         }
         Standing::Fenced => "out of recovery on an older timeline: not used",
         Standing::Foreign => "of another database system: not used",
-        Standing::Unproven => "in recovery, but not seen on the primary's timeline: no reads",
+        Standing::Unproven => {
+            "in recovery, but not seen on the primary's timeline: no reads (docs/failover.md)"
+        }
         Standing::Unknown if status == LeadStatus::Undecided => "not looked at yet",
         Standing::Unknown => "cannot be looked at",
         Standing::Primary | Standing::Replica if node.is_banned() => "banned: no reads",
+        Standing::Primary if node.role() == Some(Role::Replica) => {
+            "in recovery, and there is no other node: reads only"
+        }
         Standing::Primary if index != 0 => "has taken over from the configured primary",
         Standing::Replica if node.state() == NodeState::Recovering => "back, but not for long enough",
         Standing::Replica if node.state() == NodeState::Lagging => "too far behind: no reads",
