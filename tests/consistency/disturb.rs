@@ -113,19 +113,20 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
                 nodes.blocking(move |nodes| nodes.cluster().resume_replay(replica)).await;
             }
             Disturbance::Kill => {
-                // Then it comes back with what it had shown up to three seconds before the crash.
+                // Then it comes back with what it had shown some seconds before the crash.
                 let forgets = random.per_mille(600);
                 nodes
                     .blocking(move |nodes| {
                         if forgets {
-                            nodes.delay_from_next_start(replica, 3000)?;
+                            nodes.delay_from_next_start(replica, 5000)?;
                         }
                         nodes.cluster().stop(replica, Mode::Immediate)
                     })
                     .await;
                 phase.rest(range(&mut random, 0, 500)).await;
                 nodes.blocking(move |nodes| nodes.cluster().start_node(replica)).await;
-                phase.rest(range(&mut random, 300, 1500)).await;
+                // Long enough for the pooler to find that it is back.
+                phase.rest(range(&mut random, 300, 2500)).await;
                 if forgets {
                     let usual = if kind.delays() { DELAY_MS } else { 0 };
                     nodes.blocking(move |nodes| nodes.delay(replica, usual)).await;
