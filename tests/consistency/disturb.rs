@@ -20,7 +20,7 @@ pub enum Disturbance {
     Slow,
     /// Replay stands still on a replica, then goes on.
     Pause,
-    /// A replica is stopped as by a crash and started again.
+    /// A replica is stopped as by a crash and started again, sometimes with an older state than it has shown.
     Kill,
     /// Nothing passes between pgweir and a node, then everything.
     Stall,
@@ -60,6 +60,9 @@ impl Disturbance {
     }
 }
 
+/// How late replicas are where they are.
+const DELAY_MS: u64 = 50;
+
 /// A promotion of a phase: what is worth telling of it, and whether it went as it must.
 #[derive(Debug)]
 pub struct Told {
@@ -77,7 +80,9 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
     let mut told = Vec::new();
     let kind = phase.disturbance;
     if kind.delays() {
-        nodes.blocking(|nodes| nodes.replicas().into_iter().try_for_each(|node| nodes.delay(node, 50))).await;
+        nodes
+            .blocking(|nodes| nodes.replicas().into_iter().try_for_each(|node| nodes.delay(node, DELAY_MS)))
+            .await;
     }
     if kind == Disturbance::Failover {
         nodes.blocking(|nodes| nodes.synchronous(true)).await;
@@ -108,10 +113,24 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
                 nodes.blocking(move |nodes| nodes.cluster().resume_replay(replica)).await;
             }
             Disturbance::Kill => {
-                nodes.blocking(move |nodes| nodes.cluster().stop(replica, Mode::Immediate)).await;
-                phase.rest(range(&mut random, 0, 700)).await;
+                // Then it comes back with what it had shown some seconds before the crash.
+                let forgets = random.per_mille(600);
+                nodes
+                    .blocking(move |nodes| {
+                        if forgets {
+                            nodes.delay_from_next_start(replica, 5000)?;
+                        }
+                        nodes.cluster().stop(replica, Mode::Immediate)
+                    })
+                    .await;
+                phase.rest(range(&mut random, 0, 500)).await;
                 nodes.blocking(move |nodes| nodes.cluster().start_node(replica)).await;
-                phase.rest(range(&mut random, 300, 1500)).await;
+                // Long enough for the pooler to find that it is back.
+                phase.rest(range(&mut random, 300, 2500)).await;
+                if forgets {
+                    let usual = if kind.delays() { DELAY_MS } else { 0 };
+                    nodes.blocking(move |nodes| nodes.delay(replica, usual)).await;
+                }
             }
             Disturbance::Stall => {
                 nodes.proxy(any).stall();

@@ -78,10 +78,15 @@ impl Nodes {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// How late a replica replays.
-    pub fn delay(&self, node: usize, milliseconds: u64) -> Result<(), LocalClusterError> {
+    /// How late a replica replays once it was started anew.
+    pub fn delay_from_next_start(&self, node: usize, milliseconds: u64) -> Result<(), LocalClusterError> {
         let sql = format!("ALTER SYSTEM SET recovery_min_apply_delay = '{milliseconds}ms'");
-        self.cluster.psql(node, "postgres", &sql)?;
+        self.cluster.psql(node, "postgres", &sql).map(drop)
+    }
+
+    /// How late a replica replays, from now on.
+    pub fn delay(&self, node: usize, milliseconds: u64) -> Result<(), LocalClusterError> {
+        self.delay_from_next_start(node, milliseconds)?;
         self.cluster.psql(node, "postgres", "SELECT pg_reload_conf()").map(drop)
     }
 
