@@ -156,7 +156,7 @@ impl ClientSession {
             }
         };
         let accepts_stale = work.hint == Some(HintRole::Replica);
-        let view = SessionView { reads: routing.reads, freshness, consistency };
+        let reads = routing.reads;
         let cluster = &self.database.cluster;
         let max_lag = routing.max_replica_lag;
         let lead = cluster.leadership.lead();
@@ -173,9 +173,48 @@ impl ClientSession {
             })
             .collect();
         self.spare_the_returned(&mut replicas);
+        let freshness = match consistency {
+            Consistency::Session if !accepts_stale => self.keep_to_last_reader(&mut replicas, freshness),
+            _ => freshness,
+        };
+        let view = SessionView { reads, freshness, consistency };
+        let cluster = &self.database.cluster;
         let primary = node_view(cluster.node(lead.index), 1, lead.has_primary(), Duration::ZERO);
         let route = route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn);
         (route, if accepts_stale { Freshness::Any } else { freshness })
+    }
+
+    /// A client that has read from a replica must not see less on another one: it stays there as long as it can, and
+    /// else reads where the primary is now.
+    fn keep_to_last_reader(&mut self, replicas: &mut [NodeView], freshness: Freshness) -> Freshness {
+        let Some((place, epoch)) = self.last_reader else { return freshness };
+        let needed = match freshness {
+            Freshness::Any => Lsn(0),
+            Freshness::At(needed) => needed,
+            Freshness::NotKnownYet => return freshness,
+        };
+        let stays = replicas.get(place).is_some_and(|view| view.usable && view.replayed >= needed);
+        if stays && epoch == self.lead().epoch {
+            for (other, view) in replicas.iter_mut().enumerate() {
+                view.usable &= other == place;
+            }
+            return freshness;
+        }
+        self.last_reader = None;
+        self.last_write.acknowledged(&self.database.cluster);
+        self.last_write.freshness(&self.database.cluster)
+    }
+
+    /// The client has seen what the node shows that its transaction ran on.
+    pub(super) fn note_what_was_seen(&mut self) {
+        let level = self.reading.wishes().consistency.unwrap_or(self.database.settings.routing.consistency);
+        if level != Consistency::Session {
+            return;
+        }
+        match self.target {
+            Target::Primary => self.last_write.acknowledged(&self.database.cluster),
+            Target::Replica(place) => self.last_reader = Some((place, self.lead().epoch)),
+        }
     }
 
     /// Leaves replicas that have just come back out of some choices, as long as there is another.

@@ -118,6 +118,8 @@ pub(super) struct ClientSession {
     /// The last statement since the last idle moment that calls functions of which nothing is known.
     pub(super) unknown_functions: Option<Fingerprint>,
     pub(super) last_write: LastWrite,
+    /// With `consistency: session`, the replica it has read from, and the epoch of the primary then.
+    pub(super) last_reader: Option<(usize, u32)>,
     pub(super) pin: Option<Pinned>,
     pub(super) listening: Listening,
     /// The number of the server connection it had last.

@@ -27,7 +27,7 @@ pub(super) enum LastWrite {
 }
 
 impl LastWrite {
-    /// A write was acknowledged just now.
+    /// A write was acknowledged just now, or something was seen that replicas may lack.
     pub(super) fn acknowledged(&mut self, cluster: &Cluster) {
         if !cluster.replicas.is_empty() {
             *self = Self::ticket(cluster, cluster.leadership.lead());

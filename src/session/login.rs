@@ -416,6 +416,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         reads_otherwise: false,
         catalog_epoch: 0,
         begun: None,
+        last_reader: None,
         retry: Retry::default(),
         writes: Writes::default(),
         exchange: Exchange::default(),

@@ -304,6 +304,7 @@ impl ClientSession {
         if std::mem::take(&mut self.wrote) {
             self.last_write.acknowledged(&self.database.cluster);
         }
+        self.note_what_was_seen();
         if !self.writes.is_empty() {
             self.writes.acknowledged(&self.database.cluster);
         }
