@@ -52,6 +52,8 @@ async fn replicas_up(app: &InProcess, database: &str) {
     let entry = app.context.topology.load().database(database).unwrap();
     until("all nodes up", || entry.cluster.nodes().all(|node| node.state() == NodeState::Up)).await;
     until("the catalog is known", || entry.catalog.load().catalog().is_some()).await;
+    let marks = || (entry.horizons.stats().tables, entry.horizons.stats().all);
+    until("replicas have what was written", || marks() == (0, false)).await;
 }
 
 #[tokio::test]

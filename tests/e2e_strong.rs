@@ -295,6 +295,47 @@ async fn conflicts_and_lost_replicas_are_not_heard_of() {
     app.stop().await;
 }
 
+/// The console tells where a statement would go, by what is known now, and runs nothing.
+#[tokio::test]
+async fn the_console_explains() {
+    let options = LocalClusterOptions::with_replicas(1).set_on(1, "recovery_min_apply_delay", "1s");
+    let cluster = LocalCluster::start(&options).unwrap();
+    cluster.access().psql_as_app(0, "app", SCHEMA).unwrap();
+    let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
+    let (client, console) = (app.client("app").await, app.client("pgbouncer").await);
+    settled(&app).await;
+    let explain = async |sql: &str| -> Vec<String> {
+        let messages = console.simple_query(&format!("EXPLAIN ROUTE {sql}")).await.unwrap();
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let row = row.unwrap();
+        let columns = ["effect", "target", "reason", "because", "reads", "writes"];
+        columns.iter().map(|column| row.get(*column).unwrap_or("NULL").to_owned()).collect()
+    };
+    let row = explain("SELECT * FROM window_on_window").await;
+    assert_eq!((row[0].as_str(), row[1].as_str(), row[2].as_str()), ("read", "replica", "read"));
+    assert_eq!((row[4].as_str(), row[5].as_str()), ("public.seen", "-"));
+    let row = explain("IN app SELECT write_seen(1)").await;
+    assert_eq!(
+        (row[1].as_str(), row[2].as_str(), row[5].as_str()),
+        ("primary", "volatile_function", "all tables")
+    );
+    assert!(row[3].contains("public.write_seen"), "the function is named: {row:?}");
+    let row = explain("UPDATE parent SET v = 2").await;
+    assert_eq!((row[2].as_str(), row[5].as_str()), ("write", "public.parent, public.child"));
+    assert_eq!(explain("SELECT * FROM nowhere").await[2], "unknown_table");
+    assert_eq!(explain("SELECT now() /* pgweir: primary */").await[2], "hint_primary");
+    assert_eq!(one(&client, "SELECT v FROM seen").await, "0", "nothing was run");
+    client.batch_execute("UPDATE seen SET v = 1").await.unwrap();
+    let row = explain("SELECT * FROM seen").await;
+    assert!(["recent_writes", "replicas_behind"].contains(&row[2].as_str()), "{row:?}");
+    let error = console.simple_query("EXPLAIN ROUTE IN nowhere SELECT 1").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "3D000");
+    app.stop().await;
+}
+
 /// What a client asks for by settings, and tables of one name in several schemas.
 #[tokio::test]
 async fn settings_ask_for_less_or_more() {

@@ -11,6 +11,13 @@ use super::table::{Cell, ColumnType, Table};
 pub enum Command {
     /// Nothing, a comment, a semicolon.
     Empty,
+    /// Where a statement would go.
+    Explain {
+        /// Of this database; of all that are in use if none is named.
+        database: Option<String>,
+        /// The statement.
+        sql: String,
+    },
     /// SHOW, of what the console has.
     Show(Show),
     /// SHOW of a setting that drivers look at: name and value.
@@ -70,6 +77,9 @@ impl Command {
     /// # Errors
     /// When it is no command of the console.
     pub fn parse(sql: &str) -> Result<Self, ErrorResponse> {
+        if let Some((database, sql)) = super::explain::split(sql) {
+            return Ok(Self::Explain { database, sql });
+        }
         let text = without_comments(sql);
         let text = text.trim().trim_end_matches(';').trim().to_ascii_lowercase();
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -101,7 +111,12 @@ impl Command {
     /// Whether a user who may only look may run it.
     pub fn is_harmless(&self) -> bool {
         match self {
-            Self::Empty | Self::Show(_) | Self::Setting(..) | Self::Select(_) | Self::Set => true,
+            Self::Empty
+            | Self::Explain { .. }
+            | Self::Show(_)
+            | Self::Setting(..)
+            | Self::Select(_)
+            | Self::Set => true,
             Self::Reload | Self::Shutdown | Self::Ban(_) | Self::Unban(_) | Self::Trust(_) => false,
         }
     }

@@ -6,6 +6,7 @@ pub(super) const USAGE: &str = "
 	SHOW LISTS|MEM|STATE
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 	SHOW CLUSTER|ROUTES|PINS
+	EXPLAIN ROUTE [IN <database>] <statement>
 	BAN <node>
 	UNBAN <node>
 	TRUST <node>

@@ -4,6 +4,7 @@
 //! written for it work unchanged; what is ours is in commands of its own.
 
 mod command;
+mod explain;
 mod help;
 mod meters;
 mod show;
@@ -109,6 +110,9 @@ impl Console {
             Command::Ban(node) => self.ban(&node, true)?,
             Command::Unban(node) => self.ban(&node, false)?,
             Command::Trust(node) => self.trust(&node)?,
+            Command::Explain { database, sql } => {
+                Answer::Table(explain::explain(self, database.as_deref(), &sql)?)
+            }
             Command::Show(what) => show::show(self, what),
             Command::Select(table) => Answer::Selected(table),
             Command::Setting(name, value) => {

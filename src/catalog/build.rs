@@ -126,6 +126,17 @@ struct DomainRow {
 }
 
 impl Catalog {
+    /// The name of a table, for people; of a tree of partitions, the first in order.
+    pub fn name_of(&self, table: TableId) -> String {
+        let all = self.relations.iter().filter_map(|(name, relations)| {
+            let relation = relations.iter().find(|relation| relation.node == table)?;
+            let schema = self.schemas.get(relation.schema as usize)?;
+            Some(format!("{schema}.{name}"))
+        });
+        let first = all.min_by_key(|name| (name.len(), name.clone()));
+        first.unwrap_or_else(|| table.to_string())
+    }
+
     /// The snapshot that these rows of `load.sql` describe.
     pub fn from_rows(rows: &[Row]) -> Result<Self, CatalogError> {
         let mut builder = Builder::default();

@@ -23,7 +23,7 @@ use super::failover::Concerned;
 const HORIZON_PERIOD: Duration = Duration::from_millis(5);
 /// Time between two probes of a replica while clients wait for it to catch up.
 const CATCH_UP_PERIOD: Duration = Duration::from_millis(5);
-/// A replica that does not catch up for so long is looked at at the usual pace again.
+/// A replica that stands still for so long is looked at less often.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
 
 /// How many databases of a node are tried if they do not exist.
@@ -91,6 +91,10 @@ pub(super) struct Prober {
     /// Role and lineage as this connection has told them, and when.
     lineage: Option<(bool, Lineage, Instant)>,
     catching_up_since: Option<Instant>,
+    /// Where the replica was when it was last waited for.
+    position_before: Lsn,
+    /// When it was asked last.
+    asked: Option<Instant>,
     /// Successful probes in a row, of a replica that comes back.
     successes: u32,
     returned_at: Option<Instant>,
@@ -114,6 +118,8 @@ impl Prober {
             connected_to: String::new(),
             lineage: None,
             catching_up_since: None,
+            position_before: Lsn(0),
+            asked: None,
             successes: 0,
             returned_at: None,
             refusal_told: false,
@@ -129,6 +135,7 @@ impl Prober {
             self.leave_if_moved().await;
             let ticket = WriteHorizon::present_ticket();
             let asked = Instant::now();
+            self.asked = Some(asked);
             let limit = self.topology.config.health.timeout;
             match timeout(limit, self.probe()).await {
                 Ok(Ok(look)) => self.succeeded(&look, ticket, asked),
@@ -473,14 +480,20 @@ impl Prober {
         if self.must_leave() {
             return;
         }
+        let asked = self.asked.unwrap_or_else(Instant::now);
         if !is_replica {
-            return tokio::time::sleep(HORIZON_PERIOD).await;
+            // At once if nobody has asked just now.
+            return tokio::time::sleep_until((asked + HORIZON_PERIOD).into()).await;
+        }
+        let position = self.node.position();
+        if position > std::mem::replace(&mut self.position_before, position) {
+            self.catching_up_since = None;
         }
         let since = *self.catching_up_since.get_or_insert_with(Instant::now);
         if since.elapsed() < CATCH_UP_LIMIT {
-            tokio::time::sleep(CATCH_UP_PERIOD).await;
+            tokio::time::sleep_until((asked + CATCH_UP_PERIOD).into()).await;
         } else {
-            // Replay is paused or far behind: no use in asking hundreds of times a second.
+            // Replay stands still: no use in asking hundreds of times a second.
             tokio::time::sleep(interval.min(Duration::from_millis(100))).await;
         }
     }

@@ -5,6 +5,7 @@
 //! straight to the oldest of them and opens new ones in the background. A [`ServerLease`] that is
 //! dropped closes its connection; only [`ServerLease::checkin`] returns one, and only a clean one.
 
+mod choice;
 mod gate;
 mod lease;
 mod listener;
@@ -15,6 +16,7 @@ mod replication;
 mod stats;
 mod topology;
 
+pub use choice::{Choice, Facts, Judgment};
 pub use gate::{CheckoutError, Waiting};
 pub use lease::ServerLease;
 pub use listener::{Channel, ListenError, Listener, ListenerKey, ListenerStats, Listeners, listen_sql};

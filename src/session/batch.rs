@@ -12,13 +12,13 @@ use std::sync::atomic::Ordering;
 use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 
-use crate::catalog::{LearnedWrites, ResolveReason, Resolved, SearchPath, Snapshot};
-use crate::pool::ServerLease;
+use crate::catalog::Resolved;
+use crate::pool::{Facts, ServerLease};
 use crate::protocol::extended::{self, Bind, Parse, Target as Named};
 use crate::protocol::{
     ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
 };
-use crate::route::{Reason, Work};
+use crate::route::Work;
 use crate::server::{Definition, decoy_name, is_server_name};
 use crate::sql::{
     Effect, Fingerprint, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set,
@@ -247,29 +247,13 @@ impl Plan {
             self.work = self.work.and(Work::of(statement));
             return statement.effect;
         };
-        let path = if self.reads_otherwise { facts.anywhere } else { facts.path };
-        let resolved = facts.snapshot.resolve(statement, path);
-        let mut effect = resolved.effect;
-        let mut blame = blame(statement, &resolved);
+        let judgment = facts.judge(statement, self.reads_otherwise);
+        let effect = judgment.work.effect;
         self.fingerprints.push(statement.fingerprint);
-        if facts.learned.knows(statement.fingerprint) && effect < Effect::Write {
-            effect = Effect::Write;
-            blame = Some(Reason::LearnedWrite);
-            self.writes_anything = true;
-        }
-        if facts.expected
-            && effect == Effect::Read
-            && facts.snapshot.catalog().is_none()
-            && reads_tables(statement)
-        {
-            // Whatever it reads may be a view with functions that write.
-            effect = Effect::Write;
-            blame = Some(Reason::NoCatalog);
-            self.writes_anything = true;
-            self.misses_catalog = true;
-        }
-        self.work = self.work.and(Work::with_effect(statement, effect, blame));
-        self.resolved.push(resolved);
+        self.writes_anything |= judgment.writes_anything;
+        self.misses_catalog |= judgment.misses_catalog;
+        self.work = self.work.and(judgment.work);
+        self.resolved.push(judgment.resolved);
         effect
     }
 
@@ -280,38 +264,6 @@ impl Plan {
         self.is_local = false;
         self.only_asks = false;
     }
-}
-
-/// What is known of the database that the batch is for.
-#[derive(Clone, Copy)]
-pub(super) struct Facts<'a> {
-    pub(super) snapshot: &'a Snapshot,
-    pub(super) path: &'a SearchPath,
-    /// Where they are once something may have changed that.
-    pub(super) anywhere: &'a SearchPath,
-    /// Statements that standbys refused.
-    pub(super) learned: &'a LearnedWrites,
-    /// There should be a catalog.
-    pub(super) expected: bool,
-}
-
-/// What in the catalog makes more of a statement than its text.
-fn blame(statement: &Statement, resolved: &Resolved) -> Option<Reason> {
-    if resolved.effect <= statement.own_effect {
-        return None;
-    }
-    match &resolved.reason {
-        ResolveReason::Text(_) => None,
-        ResolveReason::VolatileFunction { .. } => Some(Reason::VolatileFunction),
-        ResolveReason::UnknownFunction(_) => Some(Reason::UnknownFunction),
-        ResolveReason::UnknownTable(_) => Some(Reason::UnknownTable),
-        ResolveReason::PrimaryOnly { .. } => Some(Reason::PrimaryOnlyTable),
-    }
-}
-
-/// Whether anything but built-in functions decides what it answers.
-fn reads_tables(statement: &Statement) -> bool {
-    !statement.tables.read.is_empty() || !statement.tables.reads_complete
 }
 
 /// What may set something by which texts are read otherwise.

@@ -7,13 +7,11 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use smallvec::SmallVec;
-
 use crate::catalog::Resolved;
 use crate::clients::{Activity, Order};
-use crate::cluster::{Cluster, Lead, LeadStatus, Lsn, Node, NodeState, Standing, TableSet};
+use crate::cluster::{Cluster, Lead, LeadStatus, Lsn};
 use crate::config::{Consistency, PoolMode};
-use crate::pool::{CheckoutError, Pool, ServerLease};
+use crate::pool::{CheckoutError, Choice, Pool, ServerLease};
 use crate::protocol::ErrorResponse;
 use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
 use crate::server::ServerActivity;
@@ -143,43 +141,20 @@ impl ClientSession {
         let mut work = work;
         work.hint = work.hint.or(wishes.role);
         let consistency = wishes.consistency.unwrap_or(routing.consistency);
-        let horizons = &self.database.horizons;
         let freshness = match (consistency, needs) {
             (Consistency::Eventual, _) | (_, Needs::Nothing) => Freshness::Any,
             (Consistency::Session, _) => self.last_write.freshness(&self.database.cluster),
-            // What it will read is not known when it begins.
-            (Consistency::Strong, Needs::Tables(_)) if work.begins_read_only => {
-                horizons.freshness(&TableSet::All)
-            }
-            (Consistency::Strong, Needs::Tables(resolved)) => {
-                horizons.freshness_of(resolved.iter().map(|resolved| &resolved.reads))
-            }
+            (Consistency::Strong, Needs::Tables(resolved)) => self.database.strong_freshness(work, resolved),
         };
         let accepts_stale = work.hint == Some(HintRole::Replica);
         let reads = routing.reads;
-        let cluster = &self.database.cluster;
-        let max_lag = routing.max_replica_lag;
-        let lead = cluster.leadership.lead();
         self.turn = self.turn.wrapping_add(1);
-        // The configured primary is one of the readers when another node takes the writes.
-        let count = cluster.replicas.len();
-        let readers = if count > 0 && lead.index > 0 { count + 1 } else { count };
-        let mut replicas: SmallVec<[NodeView; 8]> = (0..readers)
-            .map(|place| {
-                let index = cluster.reader(place);
-                let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);
-                let follows = cluster.leadership.standing(index) == Standing::Replica;
-                node_view(cluster.node(index), weight, follows, max_lag)
-            })
-            .collect();
-        self.spare_the_returned(&mut replicas);
+        let Choice { primary, mut replicas } = self.database.choice(self.turn);
         let freshness = match consistency {
             Consistency::Session if !accepts_stale => self.keep_to_last_reader(&mut replicas, freshness),
             _ => freshness,
         };
         let view = SessionView { reads, freshness, consistency };
-        let cluster = &self.database.cluster;
-        let primary = node_view(cluster.node(lead.index), 1, lead.has_primary(), Duration::ZERO);
         let route = route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn);
         (route, if accepts_stale { Freshness::Any } else { freshness })
     }
@@ -214,17 +189,6 @@ impl ClientSession {
         match self.target {
             Target::Primary => self.last_write.acknowledged(&self.database.cluster),
             Target::Replica(place) => self.last_reader = Some((place, self.lead().epoch)),
-        }
-    }
-
-    /// Leaves replicas that have just come back out of some choices, as long as there is another.
-    fn spare_the_returned(&self, replicas: &mut [NodeView]) {
-        let cluster = &self.database.cluster;
-        let takes_part = |place: usize| cluster.node(cluster.reader(place)).takes_part(self.turn);
-        if replicas.iter().enumerate().any(|(place, view)| view.usable && takes_part(place)) {
-            for (place, view) in replicas.iter_mut().enumerate() {
-                view.usable &= takes_part(place);
-            }
         }
     }
 
@@ -404,16 +368,6 @@ async fn is_fresh(lease: &mut ServerLease, freshness: Freshness) -> bool {
     lease.unnamed = None;
     let position = answer.ok().and_then(|rows| rows.into_iter().next()?.into_iter().next()??.parse().ok());
     position.is_some_and(|position: Lsn| position >= needed)
-}
-
-fn node_view(node: &Node, weight: u32, has_role: bool, max_lag: Duration) -> NodeView {
-    let late = !max_lag.is_zero() && node.lag().1 > u64::try_from(max_lag.as_micros()).unwrap_or(u64::MAX);
-    NodeView {
-        usable: has_role && node.state() == NodeState::Up && !late && !node.is_banned(),
-        replayed: node.position(),
-        in_flight: node.in_flight.load(Ordering::Relaxed),
-        weight,
-    }
 }
 
 impl Target {

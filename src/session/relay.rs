@@ -17,7 +17,7 @@ use crate::catalog::{SearchPath, Snapshot};
 use crate::clients::{Activity, Order};
 use crate::cluster::TableSet;
 use crate::config::PoolMode;
-use crate::pool::ServerLease;
+use crate::pool::{Facts, ServerLease};
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
 use crate::protocol::{
     BackendTag, ErrorFields, FrontendTag, TransactionStatus, backend, frame, frontend, parameters, raw_error,
@@ -27,7 +27,7 @@ use crate::server::{row_shape, send_cancel};
 use crate::sql::{Effect, SessionEffects};
 use crate::task;
 
-use super::batch::{self, Batch, BatchEnd, Facts, Given, Plan};
+use super::batch::{self, Batch, BatchEnd, Given, Plan};
 use super::checkout::Needs;
 use super::client::ClientSession;
 use super::error::SessionError;
@@ -210,14 +210,8 @@ impl ClientSession {
 
     /// What the catalog adds to the texts of a batch.
     fn facts<'a>(&'a self, snapshot: &'a Snapshot) -> Facts<'a> {
-        let routing = &self.database.settings.routing;
-        Facts {
-            snapshot,
-            path: if self.reads_otherwise { &ANYWHERE } else { self.reading.path() },
-            anywhere: &ANYWHERE,
-            learned: &self.database.learned,
-            expected: !routing.catalog_refresh.is_zero(),
-        }
+        let path = if self.reads_otherwise { &ANYWHERE } else { self.reading.path() };
+        self.database.facts(snapshot, path, &ANYWHERE)
     }
 
     /// Marks what a batch may write, just before it is sent.

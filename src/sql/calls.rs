@@ -199,6 +199,14 @@ fn syntax(view: View<'_>, at: usize, before: Before<'_>) -> bool {
             let acts = || view.partner(at + 1).is_some_and(|close| view.is(close + 1, "do"));
             before.word() == b"on" && (view.is(0, "insert") || acts())
         }
+        // `WHEN NOT MATCHED THEN INSERT (columns) VALUES …`; nothing like that can follow a call.
+        b"insert" => {
+            let close = view.partner(at + 1);
+            before.word() == b"then"
+                && close.is_some_and(|close| {
+                    matches!(view.word(close + 1), b"values" | b"overriding" | b"default")
+                })
+        }
         b"operator" => {
             let close = view.partner(at + 1);
             close.is_some_and(|close| view.kind(close - 1) == Some(Kind::Operator))

@@ -1,0 +1,151 @@
+//! What a decision about a statement needs to know of a database: what the statement does there, how fresh a
+//! replica must be for it, and what there is to choose from. For sessions, and for whoever explains them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::catalog::{LearnedWrites, ResolveReason, Resolved, SearchPath, Snapshot};
+use crate::cluster::{Freshness, Node, NodeState, Standing, TableSet};
+use crate::route::{NodeView, Reason, Work};
+use crate::sql::{Effect, Statement};
+
+use super::topology::DatabaseEntry;
+
+/// What is known of a database when a batch begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Its catalog, or the lack of one.
+    pub snapshot: &'a Snapshot,
+    /// Where the client's tables are.
+    pub path: &'a SearchPath,
+    /// Where they are once something may have changed that.
+    pub anywhere: &'a SearchPath,
+    /// Statements that standbys refused.
+    pub learned: &'a LearnedWrites,
+    /// There should be a catalog.
+    pub expected: bool,
+}
+
+/// What a statement is in a database.
+#[derive(Clone, Debug)]
+pub struct Judgment {
+    /// For the route.
+    pub work: Work,
+    /// What it reads and writes.
+    pub resolved: Arc<Resolved>,
+    /// It may write what nobody can name.
+    pub writes_anything: bool,
+    /// There should be a catalog, and there is none.
+    pub misses_catalog: bool,
+}
+
+impl Facts<'_> {
+    /// What `statement` is; `moved`: something in front of it may have changed where its tables are.
+    pub fn judge(&self, statement: &Statement, moved: bool) -> Judgment {
+        let path = if moved { self.anywhere } else { self.path };
+        let resolved = self.snapshot.resolve(statement, path);
+        let (mut effect, mut blame) = (resolved.effect, blame(statement, &resolved));
+        let (mut writes_anything, mut misses_catalog) = (false, false);
+        if effect < Effect::Write && self.learned.knows(statement.fingerprint) {
+            (effect, blame, writes_anything) = (Effect::Write, Some(Reason::LearnedWrite), true);
+        }
+        let is_blind = self.expected && self.snapshot.catalog().is_none();
+        if is_blind && effect == Effect::Read && reads_tables(statement) {
+            // Whatever it reads may be a view with functions that write.
+            (effect, blame) = (Effect::Write, Some(Reason::NoCatalog));
+            (writes_anything, misses_catalog) = (true, true);
+        }
+        let work = Work::with_effect(statement, effect, blame);
+        Judgment { work, resolved, writes_anything, misses_catalog }
+    }
+}
+
+/// What in the catalog makes more of a statement than its text.
+fn blame(statement: &Statement, resolved: &Resolved) -> Option<Reason> {
+    if resolved.effect <= statement.own_effect {
+        return None;
+    }
+    match &resolved.reason {
+        ResolveReason::Text(_) => None,
+        ResolveReason::VolatileFunction { .. } => Some(Reason::VolatileFunction),
+        ResolveReason::UnknownFunction(_) => Some(Reason::UnknownFunction),
+        ResolveReason::UnknownTable(_) => Some(Reason::UnknownTable),
+        ResolveReason::PrimaryOnly { .. } => Some(Reason::PrimaryOnlyTable),
+    }
+}
+
+/// Whether anything but built-in functions decides what it answers.
+fn reads_tables(statement: &Statement) -> bool {
+    !statement.tables.read.is_empty() || !statement.tables.reads_complete
+}
+
+/// What there is to choose from.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The primary.
+    pub primary: NodeView,
+    /// Who else may read, in the order of `Cluster::reader`.
+    pub replicas: SmallVec<[NodeView; 8]>,
+}
+
+impl DatabaseEntry {
+    /// What is known of it. `path` is where the client's tables are.
+    pub fn facts<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        path: &'a SearchPath,
+        anywhere: &'a SearchPath,
+    ) -> Facts<'a> {
+        let expected = !self.settings.routing.catalog_refresh.is_zero();
+        Facts { snapshot, path, anywhere, learned: &self.learned, expected }
+    }
+
+    /// How fresh a replica must be for `strong` reads.
+    pub fn strong_freshness(&self, work: Work, resolved: &[Arc<Resolved>]) -> Freshness {
+        if work.begins_read_only {
+            // What it will read is not known when it begins.
+            return self.horizons.freshness(&TableSet::All);
+        }
+        self.horizons.freshness_of(resolved.iter().map(|resolved| &resolved.reads))
+    }
+
+    /// The nodes as they are. `turn` leaves those out that have just come back, now and then.
+    pub fn choice(&self, turn: u32) -> Choice {
+        let cluster = &self.cluster;
+        let max_lag = self.settings.routing.max_replica_lag;
+        let lead = cluster.leadership.lead();
+        // The configured primary is one of the readers when another node takes the writes.
+        let count = cluster.replicas.len();
+        let readers = if count > 0 && lead.index > 0 { count + 1 } else { count };
+        let mut replicas: SmallVec<[NodeView; 8]> = (0..readers)
+            .map(|place| {
+                let index = cluster.reader(place);
+                let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);
+                let follows = cluster.leadership.standing(index) == Standing::Replica;
+                node_view(cluster.node(index), weight, follows, max_lag)
+            })
+            .collect();
+        // As long as there is another.
+        let takes_part = |place: usize| cluster.node(cluster.reader(place)).takes_part(turn);
+        if replicas.iter().enumerate().any(|(place, view)| view.usable && takes_part(place)) {
+            for (place, view) in replicas.iter_mut().enumerate() {
+                view.usable &= takes_part(place);
+            }
+        }
+        let primary = node_view(cluster.node(lead.index), 1, lead.has_primary(), Duration::ZERO);
+        Choice { primary, replicas }
+    }
+}
+
+fn node_view(node: &Node, weight: u32, has_role: bool, max_lag: Duration) -> NodeView {
+    let late = !max_lag.is_zero() && node.lag().1 > u64::try_from(max_lag.as_micros()).unwrap_or(u64::MAX);
+    NodeView {
+        usable: has_role && node.state() == NodeState::Up && !late && !node.is_banned(),
+        replayed: node.position(),
+        in_flight: node.in_flight.load(Ordering::Relaxed),
+        weight,
+    }
+}
