@@ -255,6 +255,22 @@ fn a_drain_ends_streams_and_lets_commands_finish() {
     assert!(pgweir.wait(Duration::from_secs(5)).is_some_and(|status| status.success()));
 }
 
+/// The client does not read, so the drain finds the stream in the middle of a message.
+#[test]
+fn a_stream_hears_of_the_drain_behind_the_message_that_has_begun() {
+    let database = database();
+    database.on(0, "CREATE TABLE t (b text)");
+    let mut pgweir = Pgweir::start(&database.yaml());
+    let mut client = stream(&pgweir, &database);
+    database.on(0, "INSERT INTO t SELECT repeat(md5(i::text), 60) FROM generate_series(1, 10000) i");
+    std::thread::sleep(Duration::from_millis(300));
+    pgweir.signal("TERM");
+    let last = read(&mut client, Until::Closed);
+    assert!(last.len() > 10);
+    assert_eq!(sqlstate(&last).as_deref(), Some("57P01"));
+    assert!(pgweir.wait(Duration::from_secs(5)).is_some_and(|status| status.success()));
+}
+
 #[test]
 fn a_standby_streams_through_a_slow_network_and_a_killed_server_ends_it() {
     let database = database();

@@ -214,6 +214,9 @@ impl ReplicationSession {
             Err(error) => tracing::info!(client, %error, "replication ended"),
         }
         self.guard.handle().unlink();
+        if matches!(end, Err(SessionError::Ordered(_))) {
+            let _ = tokio::time::timeout(GOODBYE, self.finish_message()).await;
+        }
         let last_words = end.err().and_then(|error| error.response());
         if let Some(response) = last_words.filter(|_| self.follower.at_boundary(&self.client.outbox)) {
             response.write(&mut self.client.outbox);
@@ -222,6 +225,23 @@ impl ReplicationSession {
         let _ = tokio::time::timeout(GOODBYE, self.client.shutdown()).await;
         // The client's own last message may be a Terminate, which the server must still get.
         let _ = tokio::time::timeout(GOODBYE, self.server.wire.flush()).await;
+    }
+
+    /// Passes on what is left of a message that has begun, so that one of ours may follow.
+    async fn finish_message(&mut self) -> io::Result<()> {
+        self.client.flush().await?;
+        while !self.follower.at_boundary(&self.client.outbox) {
+            let inbox = &self.server.wire.inbox;
+            if inbox.is_empty() && poll_fn(|cx| self.server.wire.poll_fill(cx)).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let inbox = &mut self.server.wire.inbox;
+            let part = inbox.split_to(self.follower.body_left.clamp(1, inbox.len()));
+            self.follower.follow(&part);
+            self.client.outbox.extend_from_slice(&part);
+            self.client.flush().await?;
+        }
+        Ok(())
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SessionError>> {
