@@ -380,3 +380,27 @@ async fn settings_ask_for_less_or_more() {
     assert_eq!(one(&other, "SELECT v FROM t").await, "4");
     app.stop().await;
 }
+
+/// The primary is away for longer than the catalog is looked at: what is known of it stays known, and reads go on.
+#[tokio::test]
+async fn reads_outlive_the_primary() {
+    let cluster = LocalCluster::start(&LocalClusterOptions::with_replicas(1)).unwrap();
+    cluster.access().psql_as_app(0, "app", SCHEMA).unwrap();
+    let yaml = format!(
+        "routing: {{catalog_refresh: 200ms, failover_wait: 1s}}\nhealth: {{interval: 100ms}}\n{}",
+        support::sections(cluster.access(), "app")
+    );
+    let app = InProcess::start(&yaml).await;
+    let client = app.client("app").await;
+    settled(&app).await;
+    cluster.stop(0, Mode::Immediate).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        assert_eq!(on_replica(&app, &client, "SELECT v FROM other").await, ("1".into(), true));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let error = client.simple_query("UPDATE other SET v = 2").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "57P03");
+    assert_eq!(one(&client, "SELECT v FROM other").await, "1");
+    app.stop().await;
+}

@@ -2,7 +2,7 @@
 //! configuration, and a connection to the primary that lasts as long as a look.
 //!
 //! A look is one short query, the fingerprint; all is read only when that has changed. When a look fails nothing
-//! counts as known until one succeeds: statements are then judged by their text alone, and the log says so.
+//! counts as known until one succeeds, and the log says so; while the primary is away what was known stays so.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::catalog::{Catalog, FINGERPRINT, LOAD};
 use crate::pool::{DatabaseEntry, Topology};
-use crate::server::ServerConn;
+use crate::server::{QueryError, ServerConn};
 
 /// Bound on one look, loading included; `health.timeout` if that is longer.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
@@ -23,6 +23,14 @@ const RETRY: Duration = Duration::from_secs(5);
 const RETRY_MISSED: Duration = Duration::from_millis(500);
 /// Time between two looks, at least, however much DDL there is.
 const GAP: Duration = Duration::from_millis(50);
+
+/// Why a look came to nothing.
+enum Failure {
+    /// The primary cannot be asked now.
+    Away(String),
+    /// It can, and does not answer as it should.
+    Refused(String),
+}
 
 /// Looks at one database.
 pub(super) struct Keeper {
@@ -67,27 +75,34 @@ impl Keeper {
             self.entry.catalog.looking();
             let limit = LOOK_LIMIT.max(self.topology.config.health.timeout);
             let outcome = if self.entry.cluster.writer().is_vacated(&on_server) {
-                Err("somebody needs the database for himself".to_owned())
+                Err(Failure::Refused("somebody needs the database for himself".to_owned()))
+            } else if !self.has_primary() {
+                Err(Failure::Away("there is no primary".to_owned()))
             } else {
-                timeout(limit, self.look(generation))
-                    .await
-                    .unwrap_or_else(|_| Err(format!("not read within {} s", limit.as_secs())))
+                let late = |_| Err(Failure::Refused(format!("not read within {} s", limit.as_secs())));
+                timeout(limit, self.look(generation)).await.unwrap_or_else(late)
             };
             // Kept open it would be in the way of DROP DATABASE and of CREATE DATABASE … TEMPLATE.
             if let Some(mut connection) = self.connection.take() {
                 connection.say_goodbye();
             }
             let mut pause = refresh;
-            if let Err(error) = outcome {
+            if let Err(failure) = outcome {
                 pause = refresh.min(RETRY);
-                let is_news = self.entry.catalog.failed(generation, &error);
+                let error = match failure {
+                    // Nobody can change it by way of us meanwhile, and reads go on from the replicas.
+                    Failure::Away(_) if self.entry.catalog.state().present => String::new(),
+                    Failure::Refused(_) if !self.has_primary() => String::new(),
+                    Failure::Away(error) | Failure::Refused(error) => error,
+                };
+                let is_news = !error.is_empty() && self.entry.catalog.failed(generation, &error);
                 if self.may_be_gone() {
                     tracing::debug!(database = self.entry.name, error, "catalog could not be read");
                 } else if is_news {
                     tracing::warn!(
                         database = self.entry.name,
                         error,
-                        "catalog could not be read; statements are judged by their text alone"
+                        "catalog could not be read; what reads a table goes to the primary"
                     );
                 }
             }
@@ -102,16 +117,21 @@ impl Keeper {
         }
     }
 
-    async fn look(&mut self, generation: u64) -> Result<(), String> {
+    fn has_primary(&self) -> bool {
+        self.entry.cluster.leadership.lead().has_primary()
+    }
+
+    async fn look(&mut self, generation: u64) -> Result<(), Failure> {
         let sql =
             format!("SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(); {FINGERPRINT}");
         let rows = self.ask(&sql).await?;
         let field = |row: usize| rows.get(row).and_then(|row| row.first()).and_then(Option::as_deref);
         // What a standby shows may be older than what clients have done.
         if field(0) != Some("f") {
-            return Err("the node is in recovery, not the primary".to_owned());
+            return Err(Failure::Away("the node is in recovery, not the primary".to_owned()));
         }
-        let fingerprint = field(1).ok_or("unexpected answer")?.to_owned();
+        let unexpected = || Failure::Refused("unexpected answer".to_owned());
+        let fingerprint = field(1).ok_or_else(unexpected)?.to_owned();
         let cell = Arc::clone(&self.entry.catalog);
         if cell.fingerprint().as_ref() == Some(&fingerprint) {
             cell.confirmed(generation, Instant::now());
@@ -119,7 +139,7 @@ impl Keeper {
         }
         let begun = Instant::now();
         let rows = self.ask(LOAD).await?;
-        let catalog = Catalog::from_rows(&rows).map_err(|error| error.to_string())?;
+        let catalog = Catalog::from_rows(&rows).map_err(|error| Failure::Refused(error.to_string()))?;
         let (relations, functions) = catalog.counts();
         let bytes = catalog.weight();
         let took = begun.elapsed();
@@ -137,17 +157,24 @@ impl Keeper {
     }
 
     /// Asks on the connection there is, and once more on a new one if that has died.
-    async fn ask(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, String> {
+    async fn ask(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
         if let Some(mut connection) = self.connection.take()
             && let Ok(rows) = connection.simple_query(sql).await
         {
             self.connection = Some(connection);
             return Ok(rows);
         }
-        let user = self.topology.probe_user(&self.entry).ok_or("no user may use this database")?;
+        let nobody = || Failure::Refused("no user may use this database".to_owned());
+        let user = self.topology.probe_user(&self.entry).ok_or_else(nobody)?;
         let target = self.topology.target(&self.entry, &user, self.entry.cluster.writer());
-        let mut connection = ServerConn::connect(&target).await.map_err(|error| error.to_string())?;
-        let rows = connection.simple_query(sql).await.map_err(|error| error.to_string())?;
+        let mut connection = ServerConn::connect(&target).await.map_err(|error| {
+            let text = error.to_string();
+            if error.is_node_down() { Failure::Away(text) } else { Failure::Refused(text) }
+        })?;
+        let rows = connection.simple_query(sql).await.map_err(|error| match error {
+            QueryError::Server { .. } => Failure::Refused(error.to_string()),
+            _ => Failure::Away(error.to_string()),
+        })?;
         self.connection = Some(connection);
         Ok(rows)
     }
