@@ -350,8 +350,16 @@ async fn settings_ask_for_less_or_more() {
              INSERT INTO a.t VALUES (0); INSERT INTO b.t VALUES (0)",
         )
         .unwrap();
-    let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
+    let yaml = support::sections(cluster.access(), "app").replace(
+        "admin:",
+        "  lax: {password: lax, consistency: eventual, server_user: app, server_password: app}\nadmin:",
+    );
+    let app = InProcess::start(&yaml).await;
     let (writer, reader) = (app.client("app").await, app.client("app").await);
+    let mut config = app.config("app");
+    config.user("lax").password("lax");
+    let (lax, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
     settled(&app).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     for client in [&writer, &reader] {
@@ -363,6 +371,9 @@ async fn settings_ask_for_less_or_more() {
     writer.batch_execute("UPDATE t SET v = 1").await.unwrap();
     assert_eq!(on_replica(&app, &other, "SELECT v FROM t").await, ("0".into(), true), "another schema's");
     assert_eq!(on_replica(&app, &reader, "SELECT v FROM t").await, ("1".into(), false));
+    assert_eq!(one(&lax, "SELECT v FROM a.t").await, "0", "its user asks for no more");
+    lax.batch_execute("SET pgweir.consistency = strong").await.unwrap();
+    assert_eq!(one(&lax, "SELECT v FROM a.t").await, "1");
     reader.batch_execute("SET pgweir.consistency = eventual").await.unwrap();
     writer.batch_execute("UPDATE t SET v = 2").await.unwrap();
     assert_eq!(one(&reader, "SELECT v FROM t").await, "0", "it asked for no more");

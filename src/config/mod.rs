@@ -363,6 +363,8 @@ pub struct User {
     pub databases: Option<Vec<String>>,
     /// Overrides of the database's pool settings.
     pub pool: PoolOverrides,
+    /// How fresh reads must be; `None`: as the database says.
+    pub consistency: Option<Consistency>,
 }
 
 /// What we hold of a client's password.

@@ -224,6 +224,8 @@ settings! {
         databases: Several<String>,
         /// Overrides of the databases' pool settings.
         pool: RawPool,
+        /// How fresh this user's reads must be, over what the database says.
+        consistency: Consistency,
     }
 }
 

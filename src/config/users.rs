@@ -73,6 +73,7 @@ fn user(
         server_password,
         databases: raw.databases.as_ref().map(|list| list.value.0.iter().map(|d| d.value.clone()).collect()),
         pool: pool_overrides(raw.pool.as_ref(), problems),
+        consistency: raw.consistency.as_ref().map(|level| level.value),
     };
     check_login(&user, raw, place, config, problems);
     let usable = config.databases.values().chain(&config.wildcard_database);

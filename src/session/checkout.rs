@@ -140,7 +140,7 @@ impl ClientSession {
         let wishes = self.reading.wishes();
         let mut work = work;
         work.hint = work.hint.or(wishes.role);
-        let consistency = wishes.consistency.unwrap_or(routing.consistency);
+        let consistency = self.consistency();
         let freshness = match (consistency, needs) {
             (Consistency::Eventual, _) | (_, Needs::Nothing) => Freshness::Any,
             (Consistency::Session, _) => self.last_write.freshness(&self.database.cluster),
@@ -180,10 +180,15 @@ impl ClientSession {
         self.last_write.freshness(&self.database.cluster)
     }
 
+    /// How fresh the client's reads must be: as it says, or else what is said of its user, or of the database.
+    fn consistency(&self) -> Consistency {
+        let asked = self.reading.wishes().consistency.or(self.user_consistency);
+        asked.unwrap_or(self.database.settings.routing.consistency)
+    }
+
     /// The client has seen what the node shows that its transaction ran on.
     pub(super) fn note_what_was_seen(&mut self) {
-        let level = self.reading.wishes().consistency.unwrap_or(self.database.settings.routing.consistency);
-        if level != Consistency::Session {
+        if self.consistency() != Consistency::Session {
             return;
         }
         match self.target {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::clients::{Activity, ClientGuard, ClientHandle, Order};
-use crate::config::PoolMode;
+use crate::config::{Consistency, PoolMode};
 use crate::net::Wire;
 use crate::pool::{DatabaseEntry, Pool, ServerLease, Topology};
 use crate::protocol::parameters::Parameters;
@@ -47,6 +47,8 @@ pub(super) struct ClientSession {
     pub(super) database: Arc<DatabaseEntry>,
     pub(super) user: String,
     pub(super) mode: PoolMode,
+    /// How fresh its user's reads must be, if that is said.
+    pub(super) user_consistency: Option<Consistency>,
     /// The pool of each node, the primary's first; filled as they are used.
     pub(super) pools: Vec<Option<Arc<Pool>>>,
     /// Settings the client has now, and those it began with.
@@ -186,6 +188,7 @@ impl ClientSession {
         let topology = self.context.topology.load_full();
         if let Some(database) = topology.database(&self.database.name) {
             self.mode = topology.pool_settings(&database, &self.user).mode;
+            self.user_consistency = topology.config.users.get(&self.user).and_then(|user| user.consistency);
             self.pools.clear();
             self.database = database;
             self.topology = topology;

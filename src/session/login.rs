@@ -395,6 +395,7 @@ fn cancel_key(context: &SessionContext, minor: u16) -> Result<CancelKey, ErrorRe
 fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> ClientSession {
     let Login { guard, topology, database, user, startup } = login;
     let mode: PoolMode = topology.pool_settings(&database, &user).mode;
+    let user_consistency = topology.config.users.get(&user).and_then(|user| user.consistency);
     let reading = Reading::new(&database.name, &startup);
     ClientSession {
         context: Arc::clone(context),
@@ -405,6 +406,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         database,
         user,
         mode,
+        user_consistency,
         pools: Vec::new(),
         settings: startup.clone(),
         startup,

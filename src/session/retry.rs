@@ -20,6 +20,8 @@ use super::exchange::Exchange;
 
 /// A batch that is longer is not kept.
 const BYTES_MAX: usize = 64 * 1024;
+/// Room for a batch that a client may keep between two.
+const BYTES_KEPT: usize = 1024;
 
 /// The batch that runs, while it may be run again.
 #[derive(Debug, Default)]
@@ -40,6 +42,10 @@ impl Retry {
     #[inline]
     pub(super) fn disarm(&mut self) {
         self.armed = false;
+        // Thousands of idle clients keep one each.
+        if self.bytes.capacity() > BYTES_KEPT {
+            self.bytes = BytesMut::new();
+        }
     }
 
     /// The batch is taken from the client's inbox.
