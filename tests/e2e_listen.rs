@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use pgweir::protocol::frontend;
+use support::inprocess::{one, until};
 use support::wire::RawClient;
 use support::{InProcess, Pgweir};
 use tokio::sync::mpsc;
@@ -588,23 +589,6 @@ async fn listener(config: &tokio_postgres::Config, channels: &[&str]) -> Listene
         client.batch_execute(&format!("LISTEN \"{channel}\"")).await.unwrap();
     }
     Listener { client, heard, ended }
-}
-
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(15), "it does not come about: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-async fn one(client: &Client, sql: &str) -> String {
-    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let row = messages.into_iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
-        _ => None,
-    });
-    row.unwrap_or_else(|| panic!("no row: {sql}"))
 }
 
 fn open_listeners(app: &InProcess) -> usize {

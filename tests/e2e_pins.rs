@@ -13,8 +13,9 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use support::inprocess::until;
 use support::{InProcess, Pgweir};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -35,14 +36,6 @@ async fn error(client: &Client, sql: &str) -> (SqlState, String) {
     let error = client.simple_query(sql).await.expect_err(sql);
     let error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
     (error.code().clone(), error.message().to_owned())
-}
-
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(15), "it does not come about: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 #[tokio::test]

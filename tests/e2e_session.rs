@@ -17,43 +17,13 @@ use std::time::{Duration, Instant};
 use pgweir::cli::local_cluster::{LocalCluster, LocalClusterOptions, Mode};
 use pgweir::cluster::NodeState;
 use support::InProcess;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
-
-/// The first column of the first row.
-async fn one(client: &Client, sql: &str) -> String {
-    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let row = messages.into_iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
-        _ => None,
-    });
-    row.unwrap_or_else(|| panic!("no row: {sql}"))
-}
+use support::inprocess::{one, until};
+use tokio_postgres::NoTls;
 
 /// Statements sent to each node so far, the primary first.
 fn statements(app: &InProcess, database: &str) -> Vec<u64> {
     let entry = app.context.topology.load().database(database).unwrap();
     entry.cluster.nodes().map(|node| node.statements.load(Ordering::Relaxed)).collect()
-}
-
-fn reason_count(app: &InProcess, database: &str, reason: &str) -> u64 {
-    let entry = app.context.topology.load().database(database).unwrap();
-    entry.routes.iter().find(|(known, _)| known.label() == reason).unwrap().1
-}
-
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(15), "it does not come about: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-async fn replicas_up(app: &InProcess, database: &str) {
-    let entry = app.context.topology.load().database(database).unwrap();
-    until("all nodes up", || entry.cluster.nodes().all(|node| node.state() == NodeState::Up)).await;
-    until("the catalog is known", || entry.catalog.load().catalog().is_some()).await;
-    let marks = || (entry.horizons.stats().tables, entry.horizons.stats().all);
-    until("replicas have what was written", || marks() == (0, false)).await;
 }
 
 #[tokio::test]
@@ -63,7 +33,7 @@ async fn reads_go_to_replicas_and_everything_else_to_the_primary() {
     support::cluster().wait_caught_up(0).unwrap();
     let app = InProcess::start(&database.yaml()).await;
     let client = app.client(&database.name).await;
-    replicas_up(&app, &database.name).await;
+    app.settled(&database.name).await;
     let before = statements(&app, &database.name);
     for number in 0..20 {
         one(&client, &format!("SELECT count(*) FROM t WHERE i = {number}")).await;
@@ -87,7 +57,7 @@ async fn transactions_stay_on_the_primary_and_read_only_ones_on_a_replica() {
     let database = support::database();
     let app = InProcess::start(&database.yaml()).await;
     let client = app.client(&database.name).await;
-    replicas_up(&app, &database.name).await;
+    app.settled(&database.name).await;
     client.batch_execute("BEGIN").await.unwrap();
     assert_eq!(one(&client, "SELECT pg_is_in_recovery()").await, "f");
     client.batch_execute("COMMIT").await.unwrap();
@@ -125,7 +95,7 @@ async fn a_client_reads_its_own_writes() {
     let app = InProcess::start(&yaml).await;
     let writer = app.client("app").await;
     let other = app.client("app").await;
-    replicas_up(&app, "app").await;
+    app.settled("app").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     for number in 1..=20 {
         writer.execute("INSERT INTO t VALUES ($1)", &[&number]).await.unwrap();
@@ -143,7 +113,7 @@ async fn a_client_reads_its_own_writes() {
         "20",
         "the replica is not late: this proves nothing"
     );
-    assert!(reason_count(&app, "app", "own_writes") >= 40);
+    assert!(app.reason_count("app", "own_writes") >= 40);
     let on_replica = || statements(&app, "app")[1];
     let before = on_replica();
     let begun = Instant::now();
@@ -163,7 +133,7 @@ async fn a_dead_replica_is_left_out_and_comes_back() {
     let yaml = format!("health: {{interval: 100ms}}\n{}", support::sections(cluster.access(), "app"));
     let app = InProcess::start(&yaml).await;
     let client = app.client("app").await;
-    replicas_up(&app, "app").await;
+    app.settled("app").await;
     for _ in 0..10 {
         one(&client, "SELECT 1").await;
     }
@@ -190,7 +160,7 @@ async fn a_dead_replica_is_left_out_and_comes_back() {
         .await;
     let client = app.client("app").await;
     assert_eq!(one(&client, "SELECT 7").await, "7");
-    assert!(reason_count(&app, "app", "no_usable_replica") > 0);
+    assert!(app.reason_count("app", "no_usable_replica") > 0);
     app.stop().await;
 }
 

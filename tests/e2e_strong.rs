@@ -15,45 +15,14 @@ mod support;
 use std::time::{Duration, Instant};
 
 use pgweir::cli::local_cluster::{LocalCluster, LocalClusterOptions, Mode};
-use pgweir::cluster::NodeState;
 use support::InProcess;
+use support::inprocess::one;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-async fn one(client: &Client, sql: &str) -> String {
-    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let row = messages.into_iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
-        _ => None,
-    });
-    row.unwrap_or_else(|| panic!("no row: {sql}"))
-}
-
-fn reasons(app: &InProcess, reason: &str) -> u64 {
-    let entry = app.context.topology.load().database("app").unwrap();
-    entry.routes.iter().find(|(known, _)| known.label() == reason).unwrap().1
-}
-
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it does not come about: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// All nodes are up, the catalog is known, and nothing is waited for.
-async fn settled(app: &InProcess) {
-    let entry = app.context.topology.load().database("app").unwrap();
-    until("all nodes up", || entry.cluster.nodes().all(|node| node.state() == NodeState::Up)).await;
-    until("the catalog is known", || entry.catalog.load().catalog().is_some()).await;
-    let nothing_marked = || entry.horizons.stats().tables == 0 && !entry.horizons.stats().all;
-    until("replicas have it all", nothing_marked).await;
-}
-
 async fn on_replica(app: &InProcess, client: &Client, sql: &str) -> (String, bool) {
-    let before = reasons(app, "read");
+    let before = app.reason_count("app", "read");
     let answer = one(client, sql).await;
-    (answer, reasons(app, "read") > before)
+    (answer, app.reason_count("app", "read") > before)
 }
 
 /// Ways to write table `seen` without naming it, and to read it.
@@ -89,7 +58,7 @@ async fn nobody_misses_what_anybody_was_told_is_written() {
     let writer = app.client("app").await;
     let reader = app.client("app").await;
     writer.batch_execute(SCHEMA).await.unwrap();
-    settled(&app).await;
+    app.settled("app").await;
     let write = writer.prepare("UPDATE seen SET v = $1 WHERE id = 1").await.unwrap();
     let read = reader.prepare("SELECT v FROM seen WHERE id = 1").await.unwrap();
     let ways = [
@@ -135,7 +104,10 @@ async fn nobody_misses_what_anybody_was_told_is_written() {
     assert_eq!(one(&reader, "SELECT v FROM parts_1").await, "7");
     writer.batch_execute("UPDATE parts_1 SET v = 8").await.unwrap();
     assert_eq!(one(&reader, "SELECT v FROM parts").await, "8");
-    assert!(reasons(&app, "recent_writes") + reasons(&app, "replicas_behind") > 50, "nothing was held back");
+    assert!(
+        app.reason_count("app", "recent_writes") + app.reason_count("app", "replicas_behind") > 50,
+        "nothing was held back"
+    );
     app.stop().await;
 }
 
@@ -148,7 +120,7 @@ async fn reads_of_other_tables_stay_on_replicas() {
     let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
     let writer = app.client("app").await;
     let reader = app.client("app").await;
-    settled(&app).await;
+    app.settled("app").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     for n in 1..20 {
         writer.batch_execute(&format!("UPDATE seen SET v = {n}")).await.unwrap();
@@ -182,7 +154,7 @@ async fn a_replica_that_crashed_is_not_believed_where_it_was() {
     let yaml = format!("health: {{interval: 30s}}\n{}", support::sections(cluster.access(), "app"));
     let app = InProcess::start(&yaml).await;
     let client = app.client("app").await;
-    settled(&app).await;
+    app.settled("app").await;
     cluster.access().psql(1, "postgres", "CHECKPOINT").unwrap();
     client.batch_execute("UPDATE seen SET v = 1").await.unwrap();
     let begun = Instant::now();
@@ -225,17 +197,20 @@ async fn a_standby_that_refuses_is_not_heard_of() {
     let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
     let client = app.client("app").await;
     let other = app.client("app").await;
-    settled(&app).await;
+    app.settled("app").await;
     assert_eq!(one(&client, "SELECT liar()").await, "1");
-    assert_eq!(reasons(&app, "retried_read_only"), 1);
+    assert_eq!(app.reason_count("app", "retried_read_only"), 1);
     assert_eq!(one(&other, "SELECT v FROM t").await, "1", "its write is seen");
     assert_eq!(one(&client, "SELECT liar()").await, "1");
-    assert_eq!((reasons(&app, "retried_read_only"), reasons(&app, "learned_write")), (1, 1));
+    assert_eq!(
+        (app.reason_count("app", "retried_read_only"), app.reason_count("app", "learned_write")),
+        (1, 1)
+    );
     // Prepared, and by parameters.
-    settled(&app).await;
+    app.settled("app").await;
     let statement = client.prepare("SELECT liar(), $1::int").await.unwrap();
     assert_eq!(client.query_one(&statement, &[&7]).await.unwrap().get::<_, i32>(1), 7);
-    assert_eq!(reasons(&app, "retried_read_only"), 2);
+    assert_eq!(app.reason_count("app", "retried_read_only"), 2);
     assert_eq!(client.query_one(&statement, &[&8]).await.unwrap().get::<_, i32>(1), 8);
     // An error that the primary gives as well is the client's.
     let error = client.simple_query("SELECT * FROM nowhere").await.unwrap_err();
@@ -256,7 +231,7 @@ async fn conflicts_and_lost_replicas_are_not_heard_of() {
         .unwrap();
     let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
     let client = app.client("app").await;
-    settled(&app).await;
+    app.settled("app").await;
     let reading = async { one(&client, "SELECT count(*), pg_sleep(1) FROM t WHERE v > 0").await };
     let vacuum = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -264,11 +239,11 @@ async fn conflicts_and_lost_replicas_are_not_heard_of() {
     };
     let (count, ()) = tokio::join!(reading, vacuum);
     assert_eq!(count, "0");
-    assert_eq!(reasons(&app, "retried_conflict"), 1);
+    assert_eq!(app.reason_count("app", "retried_conflict"), 1);
     // Killed by an administrator, and lost without a word, in the middle of a read.
     for (way, reason) in [("pg_terminate_backend(pid)", "retried_lost"), ("crash", "retried_lost")] {
-        let before = reasons(&app, reason);
-        settled(&app).await;
+        let before = app.reason_count("app", reason);
+        app.settled("app").await;
         let reading = async {
             let statement = client.prepare("SELECT 5, pg_sleep($1)").await.unwrap();
             client
@@ -290,7 +265,7 @@ async fn conflicts_and_lost_replicas_are_not_heard_of() {
         };
         let (answer, ()) = tokio::join!(reading, kill);
         assert_eq!(answer, 5, "{way}");
-        assert_eq!(reasons(&app, reason), before + 1, "{way}");
+        assert_eq!(app.reason_count("app", reason), before + 1, "{way}");
     }
     app.stop().await;
 }
@@ -303,7 +278,7 @@ async fn the_console_explains() {
     cluster.access().psql_as_app(0, "app", SCHEMA).unwrap();
     let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
     let (client, console) = (app.client("app").await, app.client("pgbouncer").await);
-    settled(&app).await;
+    app.settled("app").await;
     let explain = async |sql: &str| -> Vec<String> {
         let messages = console.simple_query(&format!("EXPLAIN ROUTE {sql}")).await.unwrap();
         let row = messages.iter().find_map(|message| match message {
@@ -360,14 +335,14 @@ async fn settings_ask_for_less_or_more() {
     config.user("lax").password("lax");
     let (lax, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    settled(&app).await;
+    app.settled("app").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     for client in [&writer, &reader] {
         client.batch_execute("SET search_path = a").await.unwrap();
     }
     let other = app.client("app").await;
     other.batch_execute("SET search_path = b").await.unwrap();
-    settled(&app).await;
+    app.settled("app").await;
     writer.batch_execute("UPDATE t SET v = 1").await.unwrap();
     assert_eq!(on_replica(&app, &other, "SELECT v FROM t").await, ("0".into(), true), "another schema's");
     assert_eq!(on_replica(&app, &reader, "SELECT v FROM t").await, ("1".into(), false));
@@ -403,7 +378,7 @@ async fn reads_outlive_the_primary() {
     );
     let app = InProcess::start(&yaml).await;
     let client = app.client("app").await;
-    settled(&app).await;
+    app.settled("app").await;
     cluster.stop(0, Mode::Immediate).unwrap();
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(2) {

@@ -63,6 +63,12 @@ impl Cluster {
         self.node(self.leadership.lead().index)
     }
 
+    /// How many nodes may serve reads while `lead` leads.
+    pub fn readers(&self, lead: Lead) -> usize {
+        let count = self.replicas.len();
+        if count > 0 && lead.index > 0 { count + 1 } else { count }
+    }
+
     /// The number of the node at `place` in the list of those that may serve reads: the replicas in their order,
     /// then the configured primary, which is one of them when another node takes the writes.
     pub fn reader(&self, place: usize) -> usize {

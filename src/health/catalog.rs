@@ -89,22 +89,7 @@ impl Keeper {
             let mut pause = refresh;
             if let Err(failure) = outcome {
                 pause = refresh.min(RETRY);
-                let error = match failure {
-                    // Nobody can change it by way of us meanwhile, and reads go on from the replicas.
-                    Failure::Away(_) if self.entry.catalog.state().present => String::new(),
-                    Failure::Refused(_) if !self.has_primary() => String::new(),
-                    Failure::Away(error) | Failure::Refused(error) => error,
-                };
-                let is_news = !error.is_empty() && self.entry.catalog.failed(generation, &error);
-                if self.may_be_gone() {
-                    tracing::debug!(database = self.entry.name, error, "catalog could not be read");
-                } else if is_news {
-                    tracing::warn!(
-                        database = self.entry.name,
-                        error,
-                        "catalog could not be read; what reads a table goes to the primary"
-                    );
-                }
+                self.failed(failure, generation);
             }
             tokio::time::sleep(if pause < refresh { RETRY_MISSED.min(refresh) } else { GAP }).await;
             let cell = &self.entry.catalog;
@@ -114,6 +99,25 @@ impl Keeper {
                 let missed = poll_fn(|cx| if cell.poll_wanted(cx) { Poll::Ready(()) } else { Poll::Pending });
                 missed.await;
             }
+        }
+    }
+
+    fn failed(&self, failure: Failure, generation: u64) {
+        let error = match failure {
+            // Nobody can change it by way of us meanwhile, and reads go on from the replicas.
+            Failure::Away(_) if self.entry.catalog.state().present => return,
+            Failure::Refused(_) if !self.has_primary() => return,
+            Failure::Away(error) | Failure::Refused(error) => error,
+        };
+        let is_news = self.entry.catalog.failed(generation, &error);
+        if self.may_be_gone() {
+            tracing::debug!(database = self.entry.name, error, "catalog could not be read");
+        } else if is_news {
+            tracing::warn!(
+                database = self.entry.name,
+                error,
+                "catalog could not be read; what reads a table goes to the primary"
+            );
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::clients::{Order, Registry};
 use crate::cluster::{Change, LeadStatus, Leadership, Lineage, Node};
-use crate::pool::{Pool, PoolRegistry, Topology};
+use crate::pool::{DatabaseEntry, Pool, PoolRegistry, Topology};
 
 /// Who is concerned when roles change.
 #[derive(Debug)]
@@ -68,14 +68,12 @@ impl Concerned {
 
 /// Before anybody is sent to the new primary: what was known of the old one's history is of no use.
 fn prepare(topology: &Topology, leadership: &Arc<Leadership>, change: &Change) {
-    for entry in topology.databases() {
-        if Arc::ptr_eq(&entry.cluster.leadership, leadership) {
-            // What servers reported at login may differ from node to node.
-            entry.reported.lock().clear();
-            // Changes of the catalog may have been lost with the old one.
-            let ticket = entry.catalog.begin_ddl();
-            entry.catalog.end_ddl(ticket);
-        }
+    for entry in databases_of(topology, leadership) {
+        // What servers reported at login may differ from node to node.
+        entry.reported.lock().clear();
+        // Changes of the catalog may have been lost with the old one.
+        let ticket = entry.catalog.begin_ddl();
+        entry.catalog.end_ddl(ticket);
     }
     tables_are_asked_for_anew(topology, leadership, change);
     // So that it is asked for its position at once.
@@ -84,11 +82,16 @@ fn prepare(topology: &Topology, leadership: &Arc<Leadership>, change: &Change) {
 
 /// Called before and after the new primary is made known: a commit between the two has a ticket of the old one's.
 fn tables_are_asked_for_anew(topology: &Topology, leadership: &Arc<Leadership>, change: &Change) {
-    for entry in topology.databases() {
-        if Arc::ptr_eq(&entry.cluster.leadership, leadership) && entry.horizons.is_watched() {
-            entry.horizons.primary_changed(&change.to.horizon);
-        }
+    for entry in databases_of(topology, leadership).filter(|entry| entry.horizons.is_watched()) {
+        entry.horizons.primary_changed(&change.to.horizon);
     }
+}
+
+fn databases_of(
+    topology: &Topology,
+    leadership: &Arc<Leadership>,
+) -> impl Iterator<Item = Arc<DatabaseEntry>> {
+    topology.databases().into_iter().filter(|entry| Arc::ptr_eq(&entry.cluster.leadership, leadership))
 }
 
 fn report(leadership: &Leadership, status: LeadStatus) {

@@ -308,9 +308,14 @@ impl Prober {
         node.set_observed(look.in_recovery, look.lineage);
         let mut state = NodeState::Up;
         if look.in_recovery {
-            if let Some((bytes, late)) = self.lag(now, look.position) {
+            let primaries: Vec<_> = self.primaries().collect();
+            let lags = primaries.iter().map(|(primary, _)| primary.history.lock().lag(now, look.position));
+            if let Some((bytes, late)) = lags.max() {
                 node.set_lag(bytes, u64::try_from(late.as_micros()).unwrap_or(u64::MAX));
-                if self.lag_limit().is_some_and(|limit| late > limit) {
+                // The most that some database bears; beyond it the node serves none.
+                let bounds = || primaries.iter().map(|(_, limit)| *limit);
+                let limit = if bounds().any(|limit| limit.is_zero()) { None } else { bounds().max() };
+                if limit.is_some_and(|limit| late > limit) {
                     state = NodeState::Lagging;
                 }
             }
@@ -408,16 +413,6 @@ impl Prober {
             let follows = !Arc::ptr_eq(writer, &node) && entry.cluster.nodes().any(|n| Arc::ptr_eq(n, &node));
             follows.then(|| (Arc::clone(writer), entry.settings.routing.max_replica_lag))
         })
-    }
-
-    fn lag(&self, now: Instant, position: Lsn) -> Option<(u64, Duration)> {
-        self.primaries().map(|(primary, _)| primary.history.lock().lag(now, position)).max()
-    }
-
-    /// The most lag that some database bears; beyond it the node serves none.
-    fn lag_limit(&self) -> Option<Duration> {
-        let limits: Vec<_> = self.primaries().map(|(_, limit)| limit).collect();
-        if limits.iter().any(Duration::is_zero) { None } else { limits.into_iter().max() }
     }
 
     /// Tables written to learn how far, and are forgotten once all replicas have got there.

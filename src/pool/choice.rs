@@ -117,10 +117,7 @@ impl DatabaseEntry {
         let cluster = &self.cluster;
         let max_lag = self.settings.routing.max_replica_lag;
         let lead = cluster.leadership.lead();
-        // The configured primary is one of the readers when another node takes the writes.
-        let count = cluster.replicas.len();
-        let readers = if count > 0 && lead.index > 0 { count + 1 } else { count };
-        let mut replicas: SmallVec<[NodeView; 8]> = (0..readers)
+        let mut replicas: SmallVec<[NodeView; 8]> = (0..cluster.readers(lead))
             .map(|place| {
                 let index = cluster.reader(place);
                 let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);

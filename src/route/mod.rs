@@ -9,6 +9,7 @@ mod rules;
 
 pub use crate::cluster::Freshness;
 pub use reason::Reason;
+pub use rules::must_be_primary;
 
 use crate::cluster::Lsn;
 use crate::config::{Consistency, Reads};

@@ -7,7 +7,7 @@ use crate::sql::{Effect, HintRole};
 use super::{ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
 
 /// Correctness: what is not known to be a read runs on the primary.
-pub(super) fn must_be_primary(work: Work) -> Option<Reason> {
+pub fn must_be_primary(work: Work) -> Option<Reason> {
     match work.effect {
         Effect::Read | Effect::Empty => None,
         Effect::Transaction if work.begins_read_only => None,

@@ -6,11 +6,12 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::config::PoolMode;
 use crate::pool::ServerLease;
-use crate::protocol::{TransactionStatus, backend};
+use crate::protocol::frame::HEADER_LEN;
+use crate::protocol::{TransactionStatus, backend, frontend};
 use crate::route::Work;
 use crate::sql::TransactionControl;
 
@@ -50,7 +51,8 @@ impl ClientSession {
 
     fn hold(&mut self, batch: Batch, plan: &Plan) -> bool {
         let message = self.wire.inbox.get(..batch.len).unwrap_or_default();
-        let text = message.get(5..).unwrap_or_default().trim_ascii_start();
+        let body = message.get(HEADER_LEN..).unwrap_or_default();
+        let text = frontend::query_text(body).unwrap_or_default().trim_ascii_start();
         let starts = |word: &[u8]| text.get(..word.len()).is_some_and(|t| t.eq_ignore_ascii_case(word));
         let tag = if starts(b"begin") {
             "BEGIN"
@@ -105,9 +107,7 @@ impl ClientSession {
             self.exchange.push(Expect::OwnQuery);
         } else {
             self.sync_settings_now(lease).await?;
-            let mut message = BytesMut::from(&begun.message[5..]);
-            message.truncate(message.len().saturating_sub(1));
-            let text = String::from_utf8_lossy(&message).into_owned();
+            let text = String::from_utf8_lossy(frontend::query_text(&begun.message[HEADER_LEN..])?);
             lease.simple_query(&text).await?;
         }
         lease.unnamed = None;

@@ -136,10 +136,12 @@ impl ClientSession {
         {
             return (Route { target: Target::Primary, reason }, Freshness::Any);
         }
-        let routing = &self.database.settings.routing;
-        let wishes = self.reading.wishes();
+        if let Some(reason) = route::must_be_primary(work) {
+            return (Route { target: Target::Primary, reason }, Freshness::Any);
+        }
+        let reads = self.database.settings.routing.reads;
         let mut work = work;
-        work.hint = work.hint.or(wishes.role);
+        work.hint = work.hint.or(self.reading.wishes().role);
         let consistency = self.consistency();
         let freshness = match (consistency, needs) {
             (Consistency::Eventual, _) | (_, Needs::Nothing) => Freshness::Any,
@@ -147,7 +149,6 @@ impl ClientSession {
             (Consistency::Strong, Needs::Tables(resolved)) => self.database.strong_freshness(work, resolved),
         };
         let accepts_stale = work.hint == Some(HintRole::Replica);
-        let reads = routing.reads;
         self.turn = self.turn.wrapping_add(1);
         let Choice { primary, mut replicas } = self.database.choice(self.turn);
         let freshness = match consistency {
@@ -186,14 +187,13 @@ impl ClientSession {
         asked.unwrap_or(self.database.settings.routing.consistency)
     }
 
-    /// The client has seen what the node shows that its transaction ran on.
-    pub(super) fn note_what_was_seen(&mut self) {
-        if self.consistency() != Consistency::Session {
-            return;
-        }
+    /// The client's transaction is over: it may have written, and has seen what the node shows.
+    pub(super) fn note_what_was_seen(&mut self, wrote: bool) {
+        let counts = self.consistency() == Consistency::Session;
         match self.target {
-            Target::Primary => self.last_write.acknowledged(&self.database.cluster),
-            Target::Replica(place) => self.last_reader = Some((place, self.lead().epoch)),
+            Target::Replica(place) if counts => self.last_reader = Some((place, self.lead().epoch)),
+            Target::Primary if counts || wrote => self.last_write.acknowledged(&self.database.cluster),
+            Target::Primary | Target::Replica(_) => {}
         }
     }
 

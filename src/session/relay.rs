@@ -64,14 +64,10 @@ impl ClientSession {
         if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
             // A transaction goes on after it, and may write.
             plan.work.effect = plan.work.effect.max(Effect::Write);
+            plan.work.begins_read_only = false;
         }
         plan.set = plan.set.take().filter(|set| is_portable(set.value.as_deref(), &self.told));
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
-        if matches!(batch.end, BatchEnd::Flush | BatchEnd::Partial) && !plan.only_asks {
-            // It goes on in the same transaction, perhaps with a write.
-            plan.work.effect = plan.work.effect.max(Effect::Transaction);
-            plan.work.begins_read_only = false;
-        }
         let is_free = self.lease.is_none() && self.begun.is_none();
         if is_free && plan.is_local && room {
             return self.run_locally(batch, plan);
@@ -295,10 +291,8 @@ impl ClientSession {
             self.context.histograms.transaction(took);
         }
         self.count_bytes(lease.pool());
-        if std::mem::take(&mut self.wrote) {
-            self.last_write.acknowledged(&self.database.cluster);
-        }
-        self.note_what_was_seen();
+        let wrote = std::mem::take(&mut self.wrote);
+        self.note_what_was_seen(wrote);
         if !self.writes.is_empty() {
             self.writes.acknowledged(&self.database.cluster);
         }
@@ -518,7 +512,7 @@ impl ClientSession {
         match tag {
             BackendTag::PARAMETER_STATUS => return Ok(self.on_parameter(lease, body)),
             BackendTag::NOTICE_RESPONSE => {
-                if let Some(error) = self.spares_notice(body) {
+                if let Some(error) = self.spares(tag, body) {
                     return Err(error);
                 }
                 return Ok(if self.exchange.is_ours() { Verdict::Drop } else { Verdict::Forward });
@@ -527,7 +521,7 @@ impl ClientSession {
             _ => {}
         }
         if tag == BackendTag::ERROR_RESPONSE
-            && let Some(error) = self.spares_error(body)
+            && let Some(error) = self.spares(tag, body)
         {
             return Err(error);
         }

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use smallvec::SmallVec;
 
 use crate::protocol::extended::Parse;
-use crate::protocol::{ErrorFields, FrontendTag, SqlState, frame};
+use crate::protocol::{BackendTag, ErrorFields, FrontendTag, SqlState, frame};
 use crate::route::{Reason, Target};
 use crate::sql::{Effect, Fingerprint, SessionEffects};
 
@@ -99,28 +99,19 @@ impl ClientSession {
         self.retry.armed && self.wire.sent <= self.retry.before
     }
 
-    /// Whether an error of the server's is one that another node may spare the client.
-    pub(super) fn spares_error(&self, body: &[u8]) -> Option<SessionError> {
+    /// Whether what the server says is something that another node may spare the client: an error, or the notice of
+    /// a server that stops at once.
+    pub(super) fn spares(&self, tag: BackendTag, body: &[u8]) -> Option<SessionError> {
         if !self.nothing_has_left() {
             return None;
         }
         let fields = ErrorFields::read(body);
         let reason = reason_of(fields.sqlstate()?)?;
-        if self.exchange.is_ours() && !fields.is_fatal() {
-            return None;
-        }
-        Some(SessionError::Elsewhere { reason, message: fields.message_lossy().into_owned() })
-    }
-
-    /// A server that stops at once says so in a notice.
-    pub(super) fn spares_notice(&self, body: &[u8]) -> Option<SessionError> {
-        if !self.nothing_has_left() {
-            return None;
-        }
-        let fields = ErrorFields::read(body);
-        let reason = Reason::RetriedLost;
-        let is_end = fields.sqlstate().and_then(reason_of) == Some(reason);
-        is_end.then(|| SessionError::Elsewhere { reason, message: fields.message_lossy().into_owned() })
+        let counts = match tag {
+            BackendTag::NOTICE_RESPONSE => reason == Reason::RetriedLost,
+            _ => fields.is_fatal() || !self.exchange.is_ours(),
+        };
+        counts.then(|| SessionError::Elsewhere { reason, message: fields.message_lossy().into_owned() })
     }
 
     /// Whether what ended a batch is no reason to end the session: then all is as it was before the batch, which
@@ -152,8 +143,9 @@ impl ClientSession {
             // In front of what came since.
             let rest = self.wire.inbox.split_off(self.send_from_inbox);
             self.send_from_inbox = 0;
-            self.wire.inbox = std::mem::take(&mut self.retry.bytes);
-            self.forget_names();
+            let batch = std::mem::take(&mut self.retry.bytes);
+            self.forget_names(&batch);
+            self.wire.inbox = batch;
             self.wire.inbox.extend_from_slice(&rest);
         }
         true
@@ -181,9 +173,8 @@ impl ClientSession {
     }
 
     /// Names that the batch gives to statements are free again.
-    fn forget_names(&mut self) {
-        let bytes = std::mem::take(&mut self.wire.inbox);
-        let mut rest = &bytes[..];
+    fn forget_names(&mut self, batch: &[u8]) {
+        let mut rest = batch;
         while let Ok(Some((header, body, tail))) = frame::split(rest, usize::MAX) {
             rest = tail;
             if FrontendTag(header.tag) == FrontendTag::PARSE
@@ -193,6 +184,5 @@ impl ClientSession {
                 self.statements.set(parse.name, None);
             }
         }
-        self.wire.inbox = bytes;
     }
 }

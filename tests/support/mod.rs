@@ -14,7 +14,7 @@
     reason = "this is test code, though not inside a #[test]"
 )]
 
-mod inprocess;
+pub mod inprocess;
 pub mod messages;
 mod pooler;
 pub mod talk;
