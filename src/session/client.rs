@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-
 use crate::clients::{Activity, ClientGuard, ClientHandle, Order};
 use crate::config::{Consistency, PoolMode};
 use crate::net::Wire;
@@ -27,7 +25,7 @@ use super::context::SessionContext;
 use super::error::SessionError;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
-use super::heal::Heal;
+use super::heal::{Heal, Replay};
 use super::listening::Listening;
 use super::pins::Pinned;
 use super::reading::Reading;
@@ -70,7 +68,7 @@ pub(super) struct ClientSession {
     pub(super) catalog_epoch: u64,
     pub(super) exchange: Exchange,
     /// The batch that runs, while it may be tried again.
-    pub(super) replay: Option<(BytesMut, BatchEnd)>,
+    pub(super) replay: Option<Replay>,
     /// It is to be tried again.
     pub(super) heal: Option<Box<Heal>>,
     pub(super) lease: Option<ServerLease>,

@@ -32,6 +32,7 @@ use super::checkout::Needs;
 use super::client::ClientSession;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Undo, Verdict};
+use super::heal::Replay;
 use super::settings::is_portable;
 
 /// A search path that nobody knows.
@@ -168,7 +169,7 @@ impl ClientSession {
         }
         if plan.uses_named && self.may_replay(&lease, batch, plan.only_asks) {
             let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-            self.replay = Some((BytesMut::from(bytes), batch.end));
+            self.replay = Some(Replay { bytes: BytesMut::from(bytes), end: batch.end, tries: 0 });
         }
         if plan.may_end
             && let Err(error) = self.sync_settings_now(&mut lease).await
