@@ -8,7 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::errors::{Complaint, Place, Problems, shown};
 use super::node::{Node, Value};
 use super::read::{Bytes, Named, Read, Several, Time, scalar, settings};
-use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode};
+use super::{
+    AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, Transactions,
+};
 
 settings! {
     /// Configuration of pgweir. Only `databases` and `users` must be given.
@@ -177,6 +179,8 @@ settings! {
         reads: Reads,
         /// How fresh reads on replicas must be.
         consistency: Consistency,
+        /// Where transactions that may write begin.
+        transactions: Transactions,
         /// A replica further behind gets no reads; 0 is no bound.
         max_replica_lag: Time,
         /// How long what needs the primary waits while there is none; 0 is not at all.

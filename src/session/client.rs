@@ -26,6 +26,7 @@ use super::error::SessionError;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
 use super::heal::{Heal, Replay};
+use super::leading::Leading;
 use super::listening::Listening;
 use super::pins::Pinned;
 use super::reading::Reading;
@@ -71,6 +72,8 @@ pub(super) struct ClientSession {
     pub(super) replay: Option<Replay>,
     /// It is to be tried again.
     pub(super) heal: Option<Box<Heal>>,
+    /// The open transaction runs on a replica, and may go on elsewhere.
+    pub(super) leading: Option<Box<Leading>>,
     pub(super) lease: Option<ServerLease>,
     /// Where the lease leads, and why.
     pub(super) target: Target,
