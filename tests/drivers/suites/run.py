@@ -38,6 +38,9 @@ def one(cluster, variant, options):
         directly = variant.run(servers.direct(cluster), options.selection, LOGS / f"{variant}.direct.log")
         kept.write_text(json.dumps(directly.__dict__))
     say(f"  {variant} directly: {summary(directly)}")
+    # Two runs of nothing would be the same.
+    if directly.count(outcomes.PASSED) <= len(directly.tests) // 2:
+        raise Failed(f"the suite itself does not run: see {LOGS / f'{variant}.direct.log'}")
     log = LOGS / f"{variant}.pgweir-itself.log"
     with servers.pgweir(cluster, options.rotate, not options.primary_only, log, **getattr(variant, "pool", {})) as target:
         through = variant.run(target, options.selection, LOGS / f"{variant}.pgweir.log")
