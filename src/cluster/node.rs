@@ -113,7 +113,7 @@ pub struct Node {
     first_asked: OnceLock<Instant>,
     lag_bytes: AtomicU64,
     lag_micros: AtomicU64,
-    /// Statements running on it now, sent by us.
+    /// Its server connections that are lent, and the clients that wait for one.
     pub in_flight: AtomicU32,
     /// Statements sent to it so far.
     pub statements: AtomicU64,
