@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Floor of each room; imports go strictly down.
-const FLOORS: &[(&str, u8)] = &[
+const FLOORS: &[(&str, i8)] = &[
+    ("shard", -1),
     ("protocol", 0),
     ("config", 0),
     ("task", 0),
@@ -39,7 +40,7 @@ const DOORS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that think and never wait: no sockets, no clock, no `async`.
-const PURE_ROOMS: &[&str] = &["protocol", "sql", "auth", "route", "config", "cluster", "catalog"];
+const PURE_ROOMS: &[&str] = &["protocol", "sql", "auth", "route", "config", "cluster", "catalog", "shard"];
 const IMPURE_WORDS: &[&str] =
     &["async fn", "async move", ".await", "tokio::", "Instant::now(", "SystemTime::now("];
 

@@ -22,6 +22,8 @@ pub(super) enum Command {
     Check(CheckOptions),
     /// Explain where a statement would go, and why, without running it.
     Route(RouteOptions),
+    /// Tell the shard of a key under `function: hash`, which is PostgreSQL's hash partitioning.
+    Hash(HashOptions),
     /// Start a throw-away PostgreSQL primary with replicas and pgweir in front of them.
     Demo(DemoOptions),
     /// Print the JSON schema of pooler.yaml, for editors.
@@ -82,4 +84,17 @@ pub(super) struct RouteOptions {
     /// The client's standard_conforming_strings.
     #[arg(long, value_name = "ON|OFF", default_value = "on", value_parser = ["on", "off"])]
     pub(super) standard_conforming_strings: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct HashOptions {
+    /// The key's type, as in pooler.yaml; once for each column of the key.
+    #[arg(long = "type", value_name = "TYPE", required = true)]
+    pub(super) key_type: Vec<String>,
+    /// How many shards there are.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) shards: u32,
+    /// The key's value; one for each column.
+    #[arg(required = true, allow_negative_numbers = true)]
+    pub(super) value: Vec<String>,
 }

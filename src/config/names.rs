@@ -8,7 +8,9 @@ use super::errors::{Place, Problems};
 use super::hints;
 use super::node::Node;
 use super::read::{Read, scalar};
-use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode};
+use super::{
+    AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, ShardFunctionName,
+};
 
 /// Ties an enum to its words: `as_str`, reading, JSON schema.
 macro_rules! names {
@@ -58,3 +60,5 @@ names!(Reads, "a place for reads":
     "replica" => Replica, "replica_or_primary" => ReplicaOrPrimary, "primary" => Primary);
 names!(Sequences, "a way to treat currval and lastval": "refuse" => Refuse, "pin" => Pin);
 names!(Consistency, "a consistency": "eventual" => Eventual, "session" => Session, "strong" => Strong);
+names!(ShardFunctionName, "a sharding function":
+    "hash" => Hash, "virtual" => Virtual, "list" => List, "range" => Range);
