@@ -32,7 +32,7 @@ const FLOORS: &[(&str, i8)] = &[
 /// A third-party name and the only places that may say it.
 const DOORS: &[(&str, &[&str])] = &[
     ("serde_yaml::", &["src/config/file.rs"]),
-    ("sqlparser::", &["src/sql/parse.rs", "src/sql/tables.rs"]),
+    ("sqlparser::", &["src/sql/parse.rs", "src/sql/tables.rs", "src/sql/shard_key/"]),
     ("deadpool::", &["src/pool/"]),
     ("metrics_exporter_prometheus::", &["src/observe/"]),
     ("tokio::spawn(", &["src/task.rs"]),
