@@ -5,12 +5,14 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt::Write as _;
 
 use pgweir::shard::{KeyColumn, KeyType, ShardFunction, ShardedSchema, ShardedTables, TablePattern};
-use pgweir::sql::{Destination, LexOptions, ParameterValue, Parameters, key_plan};
+use pgweir::sql::{
+    Destination, Fingerprint, KeyPlan, LexOptions, ParameterValue, Parameters, StatementCache, key_plan,
+};
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 
@@ -298,7 +300,7 @@ async fn run(client: &Client, path: &str, sql: &str, parameter: Option<i64>) -> 
 }
 
 async fn prepare(database: &str) -> Client {
-    let address = support::cluster().address(0).to_string();
+    let address = support::cluster().address(0).clone();
     let (host, port) = address.rsplit_once(':').unwrap();
     let mut config = tokio_postgres::Config::new();
     config.host(host).port(port.parse().unwrap()).user("app").password("app").dbname(database);
@@ -348,6 +350,9 @@ async fn the_chosen_shard_answers_as_one_database_would() {
     let (mut equal, mut errors, mut rows_seen) = (0u64, 0u64, 0usize);
     let mut refused: BTreeMap<&str, u64> = BTreeMap::new();
     let mut wrong = String::new();
+    // A plan is kept for each fingerprint: it must be that of every text that has it.
+    let cache = StatementCache::new(64 << 20);
+    let mut plans: HashMap<Fingerprint, KeyPlan> = HashMap::new();
     for _ in 0..statements {
         generator.tenant = generator.random.tenant();
         let wants_parameter = generator.random.chance(30);
@@ -355,7 +360,10 @@ async fn the_chosen_shard_answers_as_one_database_would() {
         let sql = if generator.random.chance(75) { generator.query() } else { generator.write() };
         let parameter = (wants_parameter && sql.contains("$1")).then_some(generator.tenant.cast_signed());
         let bound = Bound(parameter, parameter.unwrap_or_default().to_be_bytes().to_vec());
-        let plan = key_plan(sql.as_bytes(), lex, &schema);
+        let fingerprint = cache.analyze(sql.as_bytes(), lex).fingerprint;
+        let fresh = key_plan(sql.as_bytes(), lex, &schema);
+        let plan = plans.entry(fingerprint).or_insert_with(|| fresh.clone());
+        assert_eq!(*plan, fresh, "{sql}");
         let shard = match plan.destination(sql.as_bytes(), lex, &schema, &bound) {
             Ok(Destination::Shard { shard, .. }) => shard,
             Ok(Destination::Any) => 0,

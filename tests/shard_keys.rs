@@ -8,7 +8,7 @@ use std::fs;
 
 use pgweir::config::{Environment, load};
 use pgweir::shard::{KeyType, KeyValue, ShardedSchema};
-use pgweir::sql::{Destination, LexOptions, ParameterValue, Parameters, Refusal, key_plan};
+use pgweir::sql::{Destination, LexOptions, ParameterValue, Parameters, Refusal, explicit_shard, key_plan};
 
 const YAML: &str = r#"
 databases:
@@ -119,10 +119,12 @@ fn statements_have_the_shard_that_is_written_beside_them() {
     assert!(count > 150, "only {count}");
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as NULL is written")]
 fn text(value: &str) -> Option<(bool, Vec<u8>)> {
     Some((false, value.into()))
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as NULL is written")]
 fn binary(value: &[u8]) -> Option<(bool, Vec<u8>)> {
     Some((true, value.into()))
 }
@@ -239,6 +241,26 @@ fn other_types_are_read_too() {
     }
 }
 
+/// What a comment asks for goes before what the statement says.
+#[test]
+fn a_comment_chooses_a_shard() {
+    let cache = pgweir::sql::StatementCache::new(1 << 16);
+    let mut schema = schema();
+    let ask = |sql: &str, schema: &ShardedSchema| {
+        let hint = cache.analyze(sql.as_bytes(), LexOptions::default()).hint.clone();
+        explicit_shard(&hint, 3, schema)
+    };
+    assert_eq!(ask("SELECT 1", &schema), Ok(None));
+    assert_eq!(ask("SELECT 1 /* pgweir: shard=2 */", &schema), Ok(Some(2)));
+    assert_eq!(ask("SELECT 1 /* pgweir: shard=3 */", &schema), Err(Refusal::NoSuchShard(3)));
+    assert_eq!(ask("SELECT 1 /* pgweir: key=5 */", &schema), Err(Refusal::WhichKey));
+    schema.sharded.truncate(1);
+    let key = KeyValue::from_text(KeyType::Int8, "5").unwrap();
+    let shard = u32::try_from(pgweir::shard::row_hash([Some(&key)]) % 3).unwrap();
+    assert_eq!(ask("SELECT 1 /* pgweir: key=5 */", &schema), Ok(Some(shard)));
+    assert!(matches!(ask("SELECT 1 /* pgweir: key=x */", &schema), Err(Refusal::Value { .. })));
+}
+
 /// A plan made of one text holds for all texts of its fingerprint.
 #[test]
 fn a_plan_is_good_for_every_text_of_its_fingerprint() {
@@ -277,4 +299,89 @@ fn a_plan_is_good_for_every_text_of_its_fingerprint() {
             );
         }
     }
+}
+
+#[test]
+fn the_command_line_explains_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pooler.yaml");
+    fs::write(&path, YAML).unwrap();
+    let route = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pgweir"));
+        let output = command.arg("route").arg("--config").arg(&path).args(arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        // The lines about shards come last.
+        text.split_once("shard ").map(|(_, rest)| format!("shard {rest}")).unwrap_or_default()
+    };
+    let key = KeyValue::from_text(KeyType::Int8, "42").unwrap();
+    let shard = pgweir::shard::row_hash([Some(&key)]) % 3;
+    let sql = "SELECT * FROM event WHERE id = 1 AND tenant_id = 42";
+    assert_eq!(
+        route(&[sql]),
+        format!(
+            "shard       {shard}\nfunction    hash\nkey         event.tenant_id = literal 2 as bigint\n\n"
+        )
+    );
+    let sql = "SELECT * FROM event WHERE id = $1 AND tenant_id = $2";
+    assert!(route(&[sql]).starts_with("shard       by parameter\n"), "{}", route(&[sql]));
+    let with = ["--param", "1", "--param", "42", sql];
+    assert!(route(&with).contains(&format!("shard       {shard}\n")), "{}", route(&with));
+    assert!(route(&with).contains("event.tenant_id = parameter $2 as bigint"));
+    let refused = route(&["SELECT * FROM event"]);
+    assert!(
+        refused.starts_with("shard       refused (0A000)\nbecause     table \"event\" is sharded by"),
+        "{refused}"
+    );
+    assert!(route(&["SELECT 1"]).starts_with("shard       any\n"));
+    let by_comment = route(&["SELECT * FROM event /* pgweir: shard=2 */"]);
+    assert_eq!(by_comment, "shard       2\nbecause     a comment asks for it\n");
+    assert!(route(&["SELECT 1 /* pgweir: shard=3 */"]).contains("there is no shard 3"));
+    // bigint, text, two columns: a key alone says nothing.
+    assert!(route(&["SELECT 1 /* pgweir: key=42 */"]).contains("different functions"));
+}
+
+/// Until routing exists, a configuration that asks for it is not run, and says so.
+#[test]
+fn a_sharded_database_is_not_served_silently() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pooler.yaml");
+    fs::write(&path, YAML).unwrap();
+    for command in ["run", "check"] {
+        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_pgweir"));
+        let output = process.arg(command).arg("--config").arg(&path).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        assert!(
+            error.contains("databases.shop.shards: serving sharded databases is not supported"),
+            "{error}"
+        );
+    }
+}
+
+proptest::proptest! {
+    /// Whatever comes, there is an answer; and one without a parse where the plan is of another text.
+    #[test]
+    fn any_text_has_an_answer(cuts in proptest::collection::vec((0usize..500, 0usize..60), 1..6)) {
+        let schema = schema_once();
+        let all = fs::read_to_string("tests/sharding/keys.txt").unwrap();
+        let lines: Vec<&str> = all.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).collect();
+        let mut sql = String::new();
+        for (line, at) in cuts {
+            let (_, text) = lines[line % lines.len()].split_once(' ').unwrap();
+            let chars: Vec<char> = text.chars().collect();
+            let (left, right) = chars.split_at(at.min(chars.len()));
+            sql.extend(if at % 2 == 0 { left } else { right });
+        }
+        let lex = LexOptions::default();
+        let plan = key_plan(sql.as_bytes(), lex, schema);
+        let _ = plan.destination(sql.as_bytes(), lex, schema, &Bound::default());
+        let _ = plan.describe(sql.as_bytes(), lex, schema);
+        let other = b"SELECT $1, 'x' FROM event WHERE tenant_id = ($2)";
+        let _ = plan.destination(other, lex, schema, &Bound::default());
+    }
+}
+
+fn schema_once() -> &'static ShardedSchema {
+    static SCHEMA: std::sync::OnceLock<ShardedSchema> = std::sync::OnceLock::new();
+    SCHEMA.get_or_init(schema)
 }

@@ -78,6 +78,15 @@ pub(super) struct RouteOptions {
     /// Print the catalog of --connect as JSON, for --catalog. It holds names, no data and no source code.
     #[arg(long, requires = "connect", conflicts_with = "sql")]
     pub(super) dump_catalog: bool,
+    /// A configuration with a sharded database: also tell the shard, or why there is none.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Which sharded database of --config, if there are several.
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub(super) database: Option<String>,
+    /// The value of a parameter, in text format, for --config: the first is $1.
+    #[arg(long = "param", value_name = "VALUE", requires = "config", allow_hyphen_values = true)]
+    pub(super) parameters: Vec<String>,
     /// The client's search_path; without it a bare name may be in any schema.
     #[arg(long, value_name = "SCHEMAS")]
     pub(super) search_path: Option<String>,

@@ -391,7 +391,7 @@ impl Walk<'_> {
 
     /// What is declared of a table that is read; sharded ones become occurrences.
     fn table(&mut self, name: &ObjectName) -> Result<Option<usize>, Refusal> {
-        let (schema, name) = self.resolved(name)?;
+        let (schema, name) = Self::resolved(name)?;
         if schema.is_none() && self.ctes.iter().flatten().any(|cte| *cte == name) {
             return Ok(None);
         }
@@ -407,7 +407,7 @@ impl Walk<'_> {
         }
     }
 
-    fn resolved(&self, name: &ObjectName) -> Result<(Option<String>, String), Refusal> {
+    fn resolved(name: &ObjectName) -> Result<(Option<String>, String), Refusal> {
         let parts: Option<Vec<String>> = name.0.iter().map(|part| part.as_ident().map(name_of)).collect();
         match parts.as_deref() {
             Some([name]) => Ok((None, name.clone())),
@@ -565,8 +565,8 @@ impl Walk<'_> {
 
     fn insert(&mut self, insert: &Insert) -> Walked {
         let TableObject::TableName(name) = &insert.table else { return Err(Refusal::NotUnderstood) };
-        let (schema, table) = self.resolved(name)?;
-        if insert.assignments.iter().next().is_some() || insert.partitioned.is_some() {
+        let (schema, table) = Self::resolved(name)?;
+        if !insert.assignments.is_empty() || insert.partitioned.is_some() {
             return Err(Refusal::NotUnderstood);
         }
         let refuse = |what| Err(Refusal::Insert { table: table.clone(), what });
@@ -600,7 +600,7 @@ impl Walk<'_> {
                     .map(|column| columns.iter().position(|name| *name == column.name))
                     .collect();
                 let Some(key) = key else { return refuse("does not give the key a value") };
-                self.check_conflict(insert, &table, tables.key.iter().map(|column| column.name.as_str()))?;
+                check_conflict(insert, &table, tables.key.iter().map(|column| column.name.as_str()))?;
                 self.out.rows = Some(Rows { table, group, columns: columns.len(), key });
             }
             TableClass::Everywhere => self.out.everywhere_written = Some(table),
@@ -609,17 +609,6 @@ impl Walk<'_> {
             TableClass::Undeclared => return Err(Refusal::Undeclared(table)),
         }
         Ok(())
-    }
-
-    fn check_conflict<'k>(&self, insert: &Insert, table: &str, key: impl Iterator<Item = &'k str>) -> Walked {
-        match &insert.on {
-            None => Ok(()),
-            Some(OnInsert::OnConflict(on)) => match &on.action {
-                OnConflictAction::DoNothing => Ok(()),
-                OnConflictAction::DoUpdate(update) => assigns_key(&update.assignments, table, key),
-            },
-            Some(_) => Err(Refusal::NotUnderstood),
-        }
     }
 
     /// The table that is changed: as one that is read, or noted as being everywhere.
@@ -639,7 +628,7 @@ impl Walk<'_> {
         if let Some(occurrence) = self.out.occurrences.get(before) {
             return Ok(Some((occurrence.table.clone(), occurrence.group)));
         }
-        let (schema, table) = self.resolved(name)?;
+        let (schema, table) = Self::resolved(name)?;
         if self.schema.classify(schema.as_deref(), &table) == TableClass::Catalog {
             return Err(Refusal::AllShards(format!("a change of \"{table}\"")));
         }
@@ -704,6 +693,18 @@ impl Walk<'_> {
     }
 }
 
+/// Refuses an ON CONFLICT that assigns the key.
+fn check_conflict<'k>(insert: &Insert, table: &str, key: impl Iterator<Item = &'k str>) -> Walked {
+    match &insert.on {
+        None => Ok(()),
+        Some(OnInsert::OnConflict(on)) => match &on.action {
+            OnConflictAction::DoNothing => Ok(()),
+            OnConflictAction::DoUpdate(update) => assigns_key(&update.assignments, table, key),
+        },
+        Some(_) => Err(Refusal::NotUnderstood),
+    }
+}
+
 /// Refuses assignments to the key.
 fn assigns_key<'k>(assignments: &[Assignment], table: &str, key: impl Iterator<Item = &'k str>) -> Walked {
     let mut assigned = Vec::new();
@@ -738,7 +739,7 @@ fn constant(expr: &Expr) -> Option<Origin> {
     match expr {
         Expr::Nested(inner) => constant(inner),
         Expr::Value(value) => match &value.value {
-            Value::Number(number, _) => plain(number.to_string().parse().ok()?),
+            Value::Number(number, _) => plain(number.parse().ok()?),
             Value::SingleQuotedString(text) => plain(text.parse().ok()?),
             Value::Placeholder(text) => plain(text.strip_prefix('$')?.parse().ok()?),
             Value::Boolean(value) => Some(Origin::Bool(*value)),

@@ -17,6 +17,7 @@ use crate::shard::{KeyValue, ShardNumber, ShardedSchema};
 
 use super::classify::{Verdict, classify};
 use super::functions::{Meaning, builtin};
+use super::hint::Hint;
 use super::normalize::{Collected, normalize};
 use super::parse::parse_numbered;
 use super::scan::{Kind, LexOptions};
@@ -25,6 +26,31 @@ use super::statement::Effect;
 use super::tokens::{Text, View};
 use constant::{NoValue, Source};
 use extract::{Occurrence, Origin, Rows};
+
+/// The shard that a comment asks for, whatever the statement is: by its number, or by a key where all sharded
+/// tables have one function. None when it asks for nothing.
+///
+/// # Errors
+/// There is no such shard, or the key is none.
+pub fn explicit_shard(
+    hint: &Hint,
+    shards: u32,
+    schema: &ShardedSchema,
+) -> Result<Option<ShardNumber>, Refusal> {
+    if let Some(shard) = hint.shard {
+        return if shard < shards { Ok(Some(shard)) } else { Err(Refusal::NoSuchShard(shard)) };
+    }
+    let Some(text) = hint.key.as_deref() else { return Ok(None) };
+    let (first, others) = schema.sharded.split_first().ok_or(Refusal::WhichKey)?;
+    let ([column], true) = (first.key.as_slice(), others.iter().all(|other| first.is_colocated_with(other)))
+    else {
+        return Err(Refusal::WhichKey);
+    };
+    let unread = Refusal::Value { column: column.name.clone(), wanted: column.key_type.as_str() };
+    let value = KeyValue::from_text(column.key_type, text).ok_or(unread)?;
+    let shard = first.function.shard(&[Some(&value)]);
+    shard.map(Some).ok_or_else(|| Refusal::NoShard(column.name.clone()))
+}
 
 /// What a Bind gives.
 pub trait Parameters {

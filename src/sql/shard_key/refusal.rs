@@ -57,13 +57,6 @@ pub enum Refusal {
     NoSuchShard(u32),
     /// An explicit key, where there are different functions.
     WhichKey,
-    /// A transaction that belongs to another shard.
-    OtherShard {
-        /// The transaction's.
-        transaction: u32,
-        /// The statement's.
-        statement: u32,
-    },
 }
 
 impl Refusal {
@@ -86,7 +79,6 @@ impl Refusal {
             Self::Parameter(_) => "parameter",
             Self::NoSuchShard(_) => "no_such_shard",
             Self::WhichKey => "which_key",
-            Self::OtherShard { .. } => "other_shard",
         }
     }
 
@@ -126,7 +118,6 @@ impl Refusal {
             Self::Parameter(_) => "Bind the statement with a value.".to_owned(),
             Self::NoSuchShard(_) => "Shards are counted from 0 in the order of pooler.yaml.".to_owned(),
             Self::WhichKey => "Choose a shard by its number: /* pgweir: shard=0 */.".to_owned(),
-            Self::OtherShard { .. } => "Use one transaction for each shard.".to_owned(),
         }
     }
 }
@@ -168,12 +159,6 @@ impl fmt::Display for Refusal {
             }
             Self::NoSuchShard(shard) => write!(f, "there is no shard {shard}"),
             Self::WhichKey => f.write_str("sharded tables have different functions: a key alone is no shard"),
-            Self::OtherShard { transaction, statement } => {
-                write!(
-                    f,
-                    "the transaction belongs to shard {transaction}, the statement to shard {statement}"
-                )
-            }
         }
     }
 }
