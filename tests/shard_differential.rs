@@ -159,10 +159,12 @@ impl Generator {
             }
             2 => {
                 let (list, left) = (self.select_list("e"), self.conditions("e", 85));
-                let right = if self.random.chance(70) {
-                    "i.tenant_id = e.tenant_id".to_owned()
-                } else {
-                    self.conditions("i", 50)
+                let other = self.random.tenant();
+                let right = match self.random.next(10) {
+                    0..=5 => "i.tenant_id = e.tenant_id".to_owned(),
+                    // A condition of the subquery on the query around it decides nothing there.
+                    6 | 7 => format!("e.tenant_id = {other} AND i.tenant_id = {other}"),
+                    _ => self.conditions("i", 50),
                 };
                 let exists = self.random.of(&["EXISTS", "NOT EXISTS"]);
                 format!(

@@ -318,9 +318,7 @@ fn the_command_line_explains_it() {
     let sql = "SELECT * FROM event WHERE id = 1 AND tenant_id = 42";
     assert_eq!(
         route(&[sql]),
-        format!(
-            "shard       {shard}\nfunction    hash\nkey         event.tenant_id = literal 2 as bigint\n\n"
-        )
+        format!("shard       {shard}\nfunction    hash\nkey         event.tenant_id = literal 2 as bigint\n")
     );
     let sql = "SELECT * FROM event WHERE id = $1 AND tenant_id = $2";
     assert!(route(&[sql]).starts_with("shard       by parameter\n"), "{}", route(&[sql]));
