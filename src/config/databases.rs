@@ -118,6 +118,7 @@ pub(super) fn routing(
     Routing {
         reads: raw.reads.as_ref().map_or(below.reads, |r| r.value),
         consistency: raw.consistency.as_ref().map_or(below.consistency, |c| c.value),
+        transactions: raw.transactions.as_ref().map_or(below.transactions, |t| t.value),
         max_replica_lag: time(raw.max_replica_lag.as_ref(), &defaults::ANY_DURATION, problems)
             .unwrap_or(below.max_replica_lag),
         failover_wait: time(raw.failover_wait.as_ref(), &defaults::ANY_DURATION, problems)

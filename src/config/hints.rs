@@ -11,7 +11,7 @@ const LATER_KEYS: &[(&str, &[&str])] = &[
     ("client", &["ca"]),
     ("pool", &["reserve"]),
     ("limits", &["server_connections_per_node"]),
-    ("routing", &["transactions", "functions", "failover_wait"]),
+    ("routing", &["functions"]),
     ("replicas", &["zone"]),
 ];
 

@@ -309,6 +309,15 @@ pub enum Consistency {
     Strong,
 }
 
+/// Where transactions that may write begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transactions {
+    /// On the primary.
+    Primary,
+    /// Their reads run on a replica until something else comes.
+    ReplicaUntilWrite,
+}
+
 /// Routing of one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routing {
@@ -316,6 +325,8 @@ pub struct Routing {
     pub reads: Reads,
     /// How fresh they must be.
     pub consistency: Consistency,
+    /// Where transactions begin.
+    pub transactions: Transactions,
     /// A replica further behind than this gets no reads; zero is no bound.
     pub max_replica_lag: Duration,
     /// How long what needs the primary waits while there is none; zero is not at all.

@@ -10,6 +10,7 @@ use super::node::Node;
 use super::read::{Read, scalar};
 use super::{
     AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, ShardFunctionName,
+    Transactions,
 };
 
 /// Ties an enum to its words: `as_str`, reading, JSON schema.
@@ -59,6 +60,8 @@ names!(ServerTlsMode, "a TLS mode for servers": "disable" => Disable, "prefer" =
 names!(Reads, "a place for reads":
     "replica" => Replica, "replica_or_primary" => ReplicaOrPrimary, "primary" => Primary);
 names!(Sequences, "a way to treat currval and lastval": "refuse" => Refuse, "pin" => Pin);
+names!(Transactions, "a place for transactions":
+    "primary" => Primary, "replica_until_write" => ReplicaUntilWrite);
 names!(Consistency, "a consistency": "eventual" => Eventual, "session" => Session, "strong" => Strong);
 names!(ShardFunctionName, "a sharding function":
     "hash" => Hash, "virtual" => Virtual, "list" => List, "range" => Range);

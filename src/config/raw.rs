@@ -10,6 +10,7 @@ use super::node::{Node, Value};
 use super::read::{Bytes, Named, Read, Several, Time, scalar, settings};
 use super::{
     AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, ShardFunctionName,
+    Transactions,
 };
 
 settings! {
@@ -179,6 +180,8 @@ settings! {
         reads: Reads,
         /// How fresh reads on replicas must be.
         consistency: Consistency,
+        /// Where transactions that may write begin.
+        transactions: Transactions,
         /// A replica further behind gets no reads; 0 is no bound.
         max_replica_lag: Time,
         /// How long what needs the primary waits while there is none; 0 is not at all.
