@@ -148,6 +148,7 @@ pub(super) fn pool() -> PoolSettings {
 pub(super) fn routing() -> Routing {
     Routing {
         reads: READS,
+        zone: None,
         transactions: TRANSACTIONS,
         consistency: CONSISTENCY,
         max_replica_lag: MAX_REPLICA_LAG,

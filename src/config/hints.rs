@@ -12,7 +12,6 @@ const LATER_KEYS: &[(&str, &[&str])] = &[
     ("pool", &["reserve"]),
     ("limits", &["server_connections_per_node"]),
     ("routing", &["functions"]),
-    ("replicas", &["zone"]),
 ];
 
 const LATER_WORDS: &[&str] = &["cert", "peer", "hba"];

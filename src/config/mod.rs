@@ -325,6 +325,8 @@ pub struct Routing {
     pub reads: Reads,
     /// How fresh they must be.
     pub consistency: Consistency,
+    /// Where this pgweir is: reads prefer nodes that are there, too.
+    pub zone: Option<String>,
     /// Where transactions begin.
     pub transactions: Transactions,
     /// A replica further behind than this gets no reads; zero is no bound.
@@ -396,6 +398,8 @@ pub struct NodeSettings {
     pub port: u16,
     /// Share of the reads relative to other replicas; at least 1.
     pub weight: u32,
+    /// Where it is; compared with that of this pgweir.
+    pub zone: Option<String>,
 }
 
 /// One user.

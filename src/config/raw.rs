@@ -180,6 +180,8 @@ settings! {
         reads: Reads,
         /// How fresh reads on replicas must be.
         consistency: Consistency,
+        /// Where this pgweir is: reads prefer replicas of the same zone.
+        zone: String,
         /// Where transactions that may write begin.
         transactions: Transactions,
         /// A replica further behind gets no reads; 0 is no bound.
@@ -325,10 +327,12 @@ settings! {
         address: String,
         /// Share of the reads relative to other nodes.
         weight: u64,
+        /// Where it is (routing.zone).
+        zone: String,
     }
 }
 
-/// `host:port`, or a mapping with `address` and `weight`.
+/// `host:port`, or a mapping with `address`, `weight` and `zone`.
 pub(super) struct RawNode(pub RawNodeMap);
 
 impl Read for RawNode {
@@ -337,7 +341,7 @@ impl Read for RawNode {
             return RawNodeMap::read(node, place, problems).map(Self);
         }
         let address = Read::read(node, place, problems)?;
-        Some(Self(RawNodeMap { address: Some(address), weight: None }))
+        Some(Self(RawNodeMap { address: Some(address), weight: None, zone: None }))
     }
 }
 
