@@ -7,6 +7,8 @@
 //! Every background activity has a name and a span, so that a panic or a leak can be told apart in
 //! the logs. A panic ends the task that panicked and nothing else; it is logged and counted.
 
+mod scheduling;
+
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
@@ -89,6 +91,14 @@ impl Workers {
     pub fn least_loaded(&self) -> usize {
         let load = |worker: &Worker| worker.load.load(Ordering::Relaxed);
         (0..self.all.len()).min_by_key(|index| self.all.get(*index).map(load)).unwrap_or(0)
+    }
+
+    /// Lets each worker ask for its turns on a processor in the way that suits the load; for programs whose
+    /// threads are all the workers' own.
+    pub fn adapt_scheduling(&self) {
+        for worker in &*self.all {
+            worker.handle.spawn(scheduling::adapt());
+        }
     }
 
     /// Starts a task on the worker with this number; `make` runs there.

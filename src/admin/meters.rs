@@ -104,7 +104,10 @@ impl Handles {
         describe_counter!("pgweir_primary_changes_total", "Times another node or timeline took the writes");
         describe_gauge!("pgweir_node_lag_bytes", "Bytes of log that a replica has yet to replay");
         describe_gauge!("pgweir_node_lag_seconds", "How long ago the primary was where the replica is");
-        describe_gauge!("pgweir_node_in_flight", "Server connections of a node that are lent");
+        describe_gauge!(
+            "pgweir_node_in_flight",
+            "Server connections of a node that are lent, and clients that wait for one"
+        );
         describe_counter!("pgweir_node_statements_total", "Statements sent to a node");
         describe_counter!("pgweir_node_failures_total", "Times a node was found down");
         describe_counter!("pgweir_routes_total", "Routing decisions by reason");

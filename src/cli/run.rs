@@ -35,6 +35,7 @@ pub(super) fn run(options: &RunOptions) -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         let workers = Workers::start(count).map_err(crate::app::AppError::Threads)?;
+        workers.adapt_scheduling();
         let app = App::build_on(config, workers).await?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?app.addresses(), "pgweir is listening");
         app.run(Shutdown::default()).await;

@@ -115,7 +115,7 @@ pub struct Node {
     lag_micros: AtomicU64,
     /// Microseconds to the answer to a probe, smoothed; zero before the first.
     latency_micros: AtomicU32,
-    /// Statements running on it now, sent by us.
+    /// Its server connections that are lent, and the clients that wait for one.
     pub in_flight: AtomicU32,
     /// Statements sent to it so far.
     pub statements: AtomicU64,

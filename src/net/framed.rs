@@ -11,10 +11,11 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
+use super::buffers;
 use super::stream::Stream;
 
 /// First read size: a small query or answer fits.
-const READ_MIN: usize = 8 * 1024;
+pub(super) const READ_MIN: usize = 8 * 1024;
 /// Largest read: more brings nothing on loopback or a LAN.
 const READ_MAX: usize = 128 * 1024;
 
@@ -69,17 +70,21 @@ impl Wire {
     /// A read that did not happen took nothing from the socket.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let spare = self.inbox.capacity() - self.inbox.len();
-        if spare < self.read_size {
+        if spare < self.read_size && !self.inbox.try_reclaim(self.read_size) {
             // Wait for readiness before there is a buffer, or a larger one.
             ready!(self.stream.poll_read_ready(cx))?;
-            self.inbox.reserve(self.read_size);
+            if self.inbox.capacity() == 0 && self.read_size == READ_MIN {
+                self.inbox = buffers::lend();
+            } else {
+                self.inbox.reserve(self.read_size);
+            }
         }
         let space = self.inbox.capacity() - self.inbox.len();
         let result = pin!(self.stream.read_buf(&mut self.inbox)).poll(cx);
         match result {
             Poll::Pending => {
                 if self.inbox.is_empty() && !self.stream.is_tls() {
-                    self.inbox = BytesMut::new();
+                    self.drop_inbox();
                 }
                 Poll::Pending
             }
@@ -156,11 +161,40 @@ impl Wire {
     /// Gives back buffers that hold nothing.
     pub fn release_buffers(&mut self) {
         if self.inbox.is_empty() {
-            self.inbox = BytesMut::new();
+            self.drop_inbox();
             self.read_size = READ_MIN;
         }
+        self.release_outbox();
+    }
+
+    /// Gives back the outbox if it holds nothing.
+    pub fn release_outbox(&mut self) {
         if self.outbox.is_empty() {
-            self.outbox = BytesMut::new();
+            self.drop_outbox();
+        }
+    }
+
+    /// Sees to it that there is an outbox, for what is about to be written in small pieces.
+    pub fn lend_outbox(&mut self) {
+        if self.outbox.capacity() == 0 {
+            self.outbox = buffers::lend();
+        }
+    }
+
+    /// Gives back an inbox that was taken out and is used up.
+    pub fn spent(inbox: BytesMut) {
+        buffers::give_back(inbox);
+    }
+
+    fn drop_inbox(&mut self) {
+        if self.inbox.capacity() > 0 {
+            buffers::give_back(std::mem::take(&mut self.inbox));
+        }
+    }
+
+    fn drop_outbox(&mut self) {
+        if self.outbox.capacity() > 0 {
+            buffers::give_back(std::mem::take(&mut self.outbox));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Sockets: streams of bytes in and out, connecting, TLS. No protocol logic.
 
+mod buffers;
 pub mod connect;
 pub mod framed;
 pub mod listen;

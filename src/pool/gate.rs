@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -227,6 +228,8 @@ impl Waiting {
         id: u64,
         receiver: oneshot::Receiver<Result<Handed, CheckoutError>>,
     ) -> Self {
+        // Whoever waits is load, too: with all connections lent, the shorter queue is the better one.
+        pool.node.in_flight.fetch_add(1, Ordering::Relaxed);
         Self { pool, home, id, receiver, done: false }
     }
 }
@@ -250,6 +253,7 @@ impl Future for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
+        self.pool.node.in_flight.fetch_sub(1, Ordering::Relaxed);
         if self.done {
             return;
         }

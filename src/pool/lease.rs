@@ -19,6 +19,7 @@ pub struct ServerLease {
 
 impl ServerLease {
     pub(super) fn new(object: Object<Manager>, pool: Arc<Pool>) -> Self {
+        pool.node.in_flight.fetch_add(1, Ordering::Relaxed);
         Self { object: Some(object), pool }
     }
 
@@ -32,6 +33,7 @@ impl ServerLease {
         if self.is_clean()
             && let Some(object) = self.object.take()
         {
+            self.pool.node.in_flight.fetch_sub(1, Ordering::Relaxed);
             self.pool.take_back(object);
         }
         // Otherwise the drop closes it.
@@ -63,6 +65,7 @@ impl DerefMut for ServerLease {
 impl Drop for ServerLease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
+        self.pool.node.in_flight.fetch_sub(1, Ordering::Relaxed);
         object.info.set_activity(ServerActivity::Idle);
         // `Object` alone would return silently: take the connection out of the store and close it.
         let mut connection = Object::take(object);

@@ -76,7 +76,8 @@ impl managed::Manager for Manager {
         let adopted = self.adopted.lock().take();
         match adopted {
             Some(connection) => Ok(connection),
-            None => ServerConn::connect(&self.target).await.map(Box::new),
+            // Boxed: else every checkout would carry the whole login around, and it hardly ever comes to that.
+            None => Box::pin(ServerConn::connect(&self.target)).await.map(Box::new),
         }
     }
 

@@ -615,6 +615,7 @@ impl ClientSession {
         plan: Plan,
         batch: Batch,
     ) -> Result<(), SessionError> {
+        lease.wire.lend_outbox();
         self.evict(lease);
         // Portals of named statements, as far as this batch tells.
         let mut bound: SmallVec<[(&[u8], &[u8]); 2]> = SmallVec::new();

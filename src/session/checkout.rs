@@ -28,20 +28,22 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 const RELOAD_PERIOD: Duration = Duration::from_millis(500);
 
 impl ClientSession {
-    /// Gets a server connection for `work`. `Ok(Err(response))`: there is none, and the client is to be
-    /// told so; the session lives on.
+    /// Gets a server connection for `work`, which is asked for since `began`. `Ok(Err(response))`: there is none,
+    /// and the client is to be told so; the session lives on.
     pub(super) async fn checkout(
         &mut self,
         work: Work,
         needs: Needs<'_>,
+        began: Instant,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         loop {
-            let result = self.checkout_uncounted(work, needs).await?;
+            let patience = self.database.settings.routing.failover_wait;
+            let result = self.checkout_within(work, needs, Some(patience), began).await?;
             let lease = match result {
                 Ok(lease) => lease,
                 Err(response) => return Ok(Err(response)),
             };
-            self.link(&lease);
+            self.link(&lease, began);
             // Whoever changes roles looks for those who are linked: after that, not before, it is certain to see us.
             if self.target == Target::Primary && self.lead().epoch != self.lead_epoch {
                 self.handle().unlink();
@@ -59,10 +61,11 @@ impl ClientSession {
         work: Work,
         plan: &Plan,
         leading: Option<&Begun>,
+        began: Instant,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let needs = Needs::Tables(&plan.resolved);
-        let Some(begun) = leading else { return self.checkout(work, needs).await };
-        let mut lease = match self.checkout(plan.work, needs).await? {
+        let Some(begun) = leading else { return self.checkout(work, needs, began).await };
+        let mut lease = match self.checkout(plan.work, needs, began).await? {
             Ok(lease) => lease,
             Err(response) => return Ok(Err(response)),
         };
@@ -75,7 +78,7 @@ impl ClientSession {
         }
         self.handle().unlink();
         lease.checkin();
-        self.checkout(work, needs).await
+        self.checkout(work, needs, began).await
     }
 
     /// As [`Self::checkout`], for our own purposes.
@@ -85,20 +88,20 @@ impl ClientSession {
         needs: Needs<'_>,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let patience = self.database.settings.routing.failover_wait;
-        self.checkout_within(work, needs, Some(patience)).await
+        self.checkout_within(work, needs, Some(patience), Instant::now()).await
     }
 
     /// As [`Self::checkout_uncounted`], where `patience` bounds the wait for a primary; with `None` it is waited for
-    /// as long as it is not known that there is none.
+    /// as long as it is not known that there is none. It is counted from `began`.
     pub(super) async fn checkout_within(
         &mut self,
         work: Work,
         needs: Needs<'_>,
         patience: Option<Duration>,
+        began: Instant,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let (mut route, mut freshness) = self.route(work, needs);
         let mut failures = 0;
-        let began = Instant::now();
         loop {
             let mut index = route.target.index(&self.database.cluster);
             if route.target == Target::Primary {
@@ -366,13 +369,13 @@ impl ClientSession {
     }
 
     /// Tells everybody who looks that this client has this server connection.
-    fn link(&mut self, lease: &ServerLease) {
+    fn link(&mut self, lease: &ServerLease, now: Instant) {
         self.handle().link(Arc::clone(lease.identity()));
         self.last_server = lease.identity().id;
         lease.info.set_activity(ServerActivity::Active);
         lease.info.client.store(self.handle().id.0, Ordering::Relaxed);
         lease.info.lent_micros.store(
-            u64::try_from(lease.opened_at.elapsed().as_micros()).unwrap_or(u64::MAX),
+            u64::try_from(now.saturating_duration_since(lease.opened_at).as_micros()).unwrap_or(u64::MAX),
             Ordering::Relaxed,
         );
         lease.pool().stats.assignments.fetch_add(1, Ordering::Relaxed);

@@ -133,6 +133,8 @@ pub(super) struct ClientSession {
     pub(super) sequenced: bool,
     pub(super) turn: u32,
     pub(super) transaction_began: Option<Instant>,
+    /// When the server last owed nothing any more.
+    pub(super) answered_at: Instant,
     /// Bytes counted already.
     pub(super) counted: (u64, u64),
 }
@@ -147,7 +149,7 @@ impl ClientSession {
     ///
     /// # Cancel safety
     /// Dropped at any await, the session closes its server connection unless that is clean and idle.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         let end = loop {
             match self.step().await {
                 Ok(true) => {}
@@ -155,7 +157,8 @@ impl ClientSession {
                 Err(error) => break Some(error),
             }
         };
-        self.close(end).await;
+        // Boxed, as other rare ways: an idle client pays for the largest of the futures that are not.
+        Box::pin(self.close(end)).await;
     }
 
     /// One batch; false when the client has said good-bye.
@@ -248,7 +251,7 @@ impl ClientSession {
     }
 
     /// Ends the session: tells the client why, gives the server connection back or closes it.
-    async fn close(mut self, end: Option<SessionError>) {
+    async fn close(mut self: Box<Self>, end: Option<SessionError>) {
         self.handle().unlink();
         if let Some(error) = end {
             log_end(&error, self.handle());

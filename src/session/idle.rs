@@ -37,7 +37,7 @@ impl ClientSession {
             if let Poll::Ready(result) = self.wire.poll_flush(cx) {
                 result.map_err(SessionError::ClientGone)?;
                 if self.lease.is_none() {
-                    self.wire.outbox = bytes::BytesMut::new();
+                    self.wire.release_outbox();
                 }
                 if self.listening.has_mail() && self.may_deliver() {
                     continue;

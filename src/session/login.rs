@@ -57,8 +57,8 @@ impl Session {
     pub(super) async fn run(self) {
         match self {
             Self::Client(session) => session.run().await,
-            Self::Console(session) => session.run().await,
-            Self::Replication(session) => session.run().await,
+            Self::Console(session) => Box::pin(session.run()).await,
+            Self::Replication(session) => Box::pin(session.run()).await,
         }
     }
 }
@@ -453,6 +453,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         changes_catalog: false,
         sequenced: false,
         transaction_began: None,
+        answered_at: Instant::now(),
         counted: (0, 0),
     }
 }
@@ -549,7 +550,8 @@ async fn checkout_anywhere(session: &mut ClientSession) -> Result<crate::pool::S
     // Whoever only reads need not wait for a primary.
     let has_replicas = !session.database.cluster.replicas.is_empty();
     let patience = (!has_replicas).then_some(session.database.settings.routing.failover_wait);
-    let first = session.checkout_within(write, Needs::Nothing, patience).await.map_err(gone)?;
+    let first =
+        session.checkout_within(write, Needs::Nothing, patience, Instant::now()).await.map_err(gone)?;
     match first {
         Ok(lease) => Ok(lease),
         Err(response) if response.code == SqlState::CANNOT_CONNECT_NOW && has_replicas => {

@@ -17,6 +17,7 @@ use crate::catalog::{SearchPath, Snapshot};
 use crate::clients::{Activity, Order};
 use crate::cluster::TableSet;
 use crate::config::PoolMode;
+use crate::net::Wire;
 use crate::pool::{Facts, ServerLease};
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
 use crate::protocol::{
@@ -109,23 +110,25 @@ impl ClientSession {
                 }
                 lease
             }
-            None => match self.checkout_beginning(work, &plan, begun.as_ref().filter(|_| leads)).await? {
-                Ok(lease) => {
-                    if begun.is_none() || self.leading.is_some() {
-                        self.arm_retry(batch, &plan);
-                    } else {
-                        self.retry.runs_elsewhere();
+            None => {
+                match self.checkout_beginning(work, &plan, begun.as_ref().filter(|_| leads), began).await? {
+                    Ok(lease) => {
+                        if begun.is_none() || self.leading.is_some() {
+                            self.arm_retry(batch, &plan);
+                        } else {
+                            self.retry.runs_elsewhere();
+                        }
+                        lease
                     }
-                    lease
-                }
-                Err(response) => {
-                    if begun.is_some() {
-                        self.transaction_began = None;
+                    Err(response) => {
+                        if begun.is_some() {
+                            self.transaction_began = None;
+                        }
+                        self.refuse(batch, &response);
+                        return Ok(());
                     }
-                    self.refuse(batch, &response);
-                    return Ok(());
                 }
-            },
+            }
         };
         if let Some(begun) = begun
             && let Err(error) = self.begin_on(&mut lease, begun, &plan).await
@@ -193,7 +196,7 @@ impl ClientSession {
         if let Some(name) = deallocated.filter(|_| !self.saw_error) {
             self.statements.set(&name, None);
         }
-        let took = began.elapsed();
+        let took = self.answered_at.saturating_duration_since(began);
         pool.stats.queries.fetch_add(queries, Ordering::Relaxed);
         pool.node.statements.fetch_add(queries, Ordering::Relaxed);
         pool.stats.query_time.fetch_add(micros(took), Ordering::Relaxed);
@@ -264,6 +267,7 @@ impl ClientSession {
             }
             lease.begin_exchange();
         }
+        self.answered_at = Instant::now();
         self.replay = None;
         self.retry.disarm();
         if let Some(failure) = self.own_failure.take() {
@@ -295,7 +299,7 @@ impl ClientSession {
     /// The server is idle: counts, looks at what was left behind, and lets the connection go if it may.
     async fn transaction_ended(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
         if let Some(began) = self.transaction_began.take() {
-            let took = began.elapsed();
+            let took = self.answered_at.saturating_duration_since(began);
             lease.pool().stats.transactions.fetch_add(1, Ordering::Relaxed);
             lease.pool().stats.transaction_time.fetch_add(micros(took), Ordering::Relaxed);
             self.context.histograms.transaction(took);
@@ -347,7 +351,9 @@ impl ClientSession {
             if self.exchange.wants_probe && self.pass_to_server == 0 {
                 self.send_probe(lease);
             }
-            let mut progress = self.poll_to_server(lease, cx);
+            // What it wrote makes room for what is read below, in this same round.
+            self.poll_to_server(lease, cx);
+            let mut progress = false;
             let withheld = self.wire.outbox.len() >= HIGH_WATER_BYTES;
             if !withheld && !self.is_answered() {
                 progress |= self.poll_from_server(lease, cx)?;
@@ -399,20 +405,17 @@ impl ClientSession {
 
     /// Writes what waits for the server. A server that does not take it any more may still have said why:
     /// the reading side finds out.
-    fn poll_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> bool {
-        let before = lease.wire.outbox.len() + self.send_from_inbox;
-        if before == 0 {
+    fn poll_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) {
+        if lease.wire.outbox.is_empty() && self.send_from_inbox == 0 {
             // TLS may hold a rest of what was taken already.
             let _ = lease.wire.poll_flush_stream(cx);
-            return false;
+            return;
         }
         if let Poll::Ready(Err(_)) = self.write_to_server(lease, cx) {
             lease.wire.outbox.clear();
             self.wire.inbox.advance(std::mem::take(&mut self.send_from_inbox));
             lease.mark_broken();
-            return true;
         }
-        lease.wire.outbox.len() + self.send_from_inbox != before
     }
 
     fn write_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -465,6 +468,8 @@ impl ClientSession {
         inbox.advance(run.at);
         if !inbox.is_empty() || !self.is_answered() {
             lease.wire.inbox = inbox;
+        } else {
+            Wire::spent(inbox);
         }
         result?;
         self.server_ended.take().map_or(Ok(()), |message| Err(SessionError::ServerEnded(message)))

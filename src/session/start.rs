@@ -36,7 +36,8 @@ enum Opening {
 pub async fn serve(context: Arc<SessionContext>, socket: Socket, peer: Peer) {
     let login_timeout = context.topology.load().config.timeouts.client_login;
     let counted = context.clients.login_begins();
-    let opened = async {
+    // Boxed: what a login needs is given back before the session begins.
+    let opened = Box::pin(async {
         match open(&context, socket).await {
             Ok(Opening::Session(wire, startup)) => login::login(&context, wire, startup, &peer).await,
             Ok(Opening::Done) => None,
@@ -45,7 +46,7 @@ pub async fn serve(context: Arc<SessionContext>, socket: Socket, peer: Peer) {
                 None
             }
         }
-    };
+    });
     let session = if login_timeout.is_zero() {
         opened.await
     } else {
