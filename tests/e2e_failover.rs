@@ -62,6 +62,8 @@ fn shown(pgweir: &Pgweir, cluster: &LocalCluster, node: usize, column: &str) -> 
         "lag_ms",
         "in_flight",
         "weight",
+        "near",
+        "latency_us",
         "statements",
         "failures",
         "banned",

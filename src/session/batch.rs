@@ -1,6 +1,6 @@
 //! A batch: client messages up to Query, Sync, Flush or a limit. What it means, and what is sent for it.
 //!
-//! Two passes over the same bytes: [`ClientSession::plan`] finds out what the batch does, so that it can
+//! Two passes over the same bytes: [`plan`] finds out what the batch does, so that it can
 //! be routed; [`ClientSession::build`] writes what the chosen server must get, now that it is known what
 //! that server lacks.
 
