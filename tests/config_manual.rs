@@ -72,6 +72,7 @@ const EXAMPLES: &[&str] = &[
     "tls.client.key",
     "tls.server.ca",
     "health.user",
+    "routing.zone",
     "admin.users",
     "admin.stats_users",
 ];

@@ -478,6 +478,33 @@ fn first_value(body: &[u8]) -> String {
     String::from_utf8(body[6..6 + length].to_vec()).unwrap()
 }
 
+/// A table is changed by somebody who does not pass through here: what server connections hold from before is of
+/// no use to who prepares after it, and who was told before it hears of it.
+#[test]
+fn a_change_that_passes_by() {
+    let database = support::database();
+    database.on(0, "CREATE TABLE t (a int); INSERT INTO t VALUES (7)");
+    let pgweir = Pgweir::start(&format!("{ROTATING}{}", database.yaml()));
+    let login = || RawClient::login(pgweir.port, &database.name);
+    let tell = |client: &mut RawClient, say: Say| {
+        client.send(&say.bytes);
+        client.until_ready(1).iter().map(|(tag, _)| char::from(*tag)).collect::<String>()
+    };
+    let (mut before, mut after) = (login(), login());
+    let prepare = || c(0).parse("s", "SELECT * FROM t").describe("s").sync();
+    assert_eq!(tell(&mut before, prepare()), "1tTZ");
+    for _ in 0..4 {
+        assert_eq!(tell(&mut before, c(0).run("s").sync()), "2DCZ");
+    }
+    database.on(0, "ALTER TABLE t ADD COLUMN b int");
+    assert_eq!(tell(&mut after, prepare()), "1tTZ");
+    for _ in 0..4 {
+        assert_eq!(tell(&mut after, c(0).run("s").sync()), "2DCZ");
+    }
+    assert_eq!(tell(&mut before, c(0).run("s").sync()), "EZ");
+    assert_eq!(tell(&mut after, c(0).run("s").sync()), "2DCZ");
+}
+
 /// A column changes its type again and again while clients prepare, describe and run: each value is read as what
 /// it is, and who prepares after a change hears nothing of it.
 #[test]

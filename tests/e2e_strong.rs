@@ -12,6 +12,7 @@
 
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pgweir::cli::local_cluster::{LocalCluster, LocalClusterOptions, Mode};
@@ -389,4 +390,32 @@ async fn reads_outlive_the_primary() {
     assert_eq!(error.code().unwrap().code(), "57P03");
     assert_eq!(one(&client, "SELECT v FROM other").await, "1");
     app.stop().await;
+}
+
+/// Two replicas, one of them where this pgweir is: reads go to the other when that one cannot serve them.
+#[tokio::test]
+async fn reads_stay_in_the_zone() {
+    let database = support::database();
+    let replicas = support::cluster().replica_addresses();
+    let zoned: Vec<_> =
+        replicas.iter().zip(["a", "b"]).map(|(a, z)| format!("{{address: \"{a}\", zone: {z}}}")).collect();
+    let plain: Vec<_> = replicas.iter().map(|address| format!("\"{address}\"")).collect();
+    let yaml = database.yaml().replace(&plain.join(", "), &zoned.join(", "));
+    assert!(yaml.contains("zone: b"), "{yaml}");
+    let app = InProcess::start(&format!("routing: {{zone: b}}\n{yaml}")).await;
+    let client = app.client(&database.name).await;
+    client.batch_execute("CREATE TABLE t (v int); INSERT INTO t VALUES (1)").await.unwrap();
+    app.settled(&database.name).await;
+    let entry = app.context.topology.load().database(&database.name).unwrap();
+    let served = || [1, 2].map(|index| entry.cluster.node(index).statements.load(Ordering::Relaxed));
+    let before = served();
+    for _ in 0..10 {
+        one(&client, "SELECT v FROM t").await;
+    }
+    assert_eq!(served(), [before[0], before[1] + 10]);
+    entry.cluster.node(2).ban(true);
+    for _ in 0..10 {
+        one(&client, "SELECT v FROM t").await;
+    }
+    assert_eq!(served(), [before[0] + 10, before[1] + 10]);
 }

@@ -244,6 +244,11 @@ fn transcripts() {
             true,
         ),
         ("replicas", "workers: 2\npool: {size: 3}\n", false),
+        (
+            "replicas until something is written",
+            "pool: {size: 2}\nrouting: {transactions: replica_until_write}\n",
+            false,
+        ),
         ("session mode", "pool: {mode: session}\n", false),
     ];
     let failures = Arc::new(Mutex::new(Vec::new()));

@@ -80,6 +80,8 @@ pub(super) struct Facts {
     pub(super) is_view: bool,
     /// Reading it is for the primary.
     pub(super) primary: Option<Box<ResolveReason>>,
+    /// Reading it may tell the time of the transaction.
+    pub(super) tells_time: bool,
     /// Reading it calls a user function that reads what it likes.
     pub(super) reads_anything: bool,
     /// Reading it calls a function that may write anything.
@@ -385,6 +387,7 @@ impl Builder {
                 let what = "a view that locks rows";
                 self.facts(owner).primary = Some(Box::new(ResolveReason::PrimaryOnly { table, what }));
             }
+            "time" => self.facts(owner).tells_time = true,
             "call" | "domain" if reading || kind == "table" => {
                 let (volatility, function) = match what {
                     "domain" => match self.domains.get(&used.parse().ok()?).and_then(|d| d.calls.clone()) {

@@ -68,7 +68,7 @@ WHERE contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 
 SELECT 'domain', t.oid, t.typname, t.typbasetype FROM pg_type t WHERE t.typtype = 'd' AND t.oid >= 16384;
 
 -- uses: kind of owner (view, policy, table, domain, function), its oid, what it uses (relation, call, locks,
--- domain), oid or, for built-in functions, name. The stored trees are read, not pg_depend: that does not list
+-- time, domain), oid or, for built-in functions, name. The stored trees are read, not pg_depend: that does not list
 -- what is built in.
 WITH trees(kind, owner, tree) AS (
     SELECT 'view', r.ev_class, r.ev_action::text
@@ -107,6 +107,15 @@ SELECT DISTINCT 'uses', kind, owner, 'call', CASE WHEN p.oid >= 16384 THEN p.oid
 FROM calls JOIN pg_proc p ON p.oid = calls.id
 -- Of built-in functions behind a table's columns only those matter that write other tables.
 WHERE p.oid >= 16384 OR (p.provolatile <> 'i' AND (kind <> 'table' OR p.proname ~ '^(lo_|query_to_xml)'))
+UNION ALL
+-- What tells one transaction from the next: CURRENT_TIMESTAMP and its kin, now(), conversions of text, among which
+-- is 'now'.
+SELECT 'uses', kind, owner, 'time', '' FROM trees
+WHERE kind IN ('view', 'policy') AND tree ~ '{(SQLVALUEFUNCTION|COERCEVIAIO) '
+UNION ALL
+SELECT 'uses', kind, owner, 'time', '' FROM calls JOIN pg_proc p ON p.oid = calls.id
+WHERE kind IN ('view', 'policy') AND p.oid < 16384
+    AND p.proname ~ '^(now|transaction_timestamp|age|pg_backend_pid|setseed|(date|time|timetz|timestamp|timestamptz)_in)$'
 UNION ALL
 SELECT 'uses', kind, owner, 'locks', '' FROM trees WHERE tree LIKE '%{ROWMARKCLAUSE%';
 

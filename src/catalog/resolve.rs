@@ -17,6 +17,8 @@ pub struct Resolved {
     pub effect: Effect,
     /// What decided that.
     pub reason: ResolveReason,
+    /// It calls nothing, not even by way of views, but what is built in or IMMUTABLE.
+    pub is_plain: bool,
     /// Tables whose writes it must see.
     pub reads: TableSet,
     /// Tables that a replica must have caught up on once it has committed.
@@ -36,6 +38,7 @@ pub fn unresolved(statement: &Statement) -> Resolved {
     Resolved {
         effect: statement.effect,
         reason: ResolveReason::Text(statement.reason.clone()),
+        is_plain: false,
         reads: TableSet::All,
         writes,
     }
@@ -82,17 +85,20 @@ impl Catalog {
         let mut read = Walk::new(self, |facts| &facts.reads);
         // An unknown name may be a view that calls anything.
         let mut writes_all = volatile;
+        let mut is_plain = tables.reads_complete && calls.volatility == Volatility::Immutable;
         let mut reads_all = !tables.reads_complete || calls.volatility > Volatility::Immutable;
         for table in &tables.read {
             if !read.start(table, path) {
                 reads_all = true;
                 writes_all = true;
+                is_plain = false;
                 raise(ResolveReason::UnknownTable(table.clone()));
             }
         }
         read.run(|facts| {
             reads_all |= facts.reads_anything || facts.reads_write;
             writes_all |= facts.reads_write;
+            is_plain &= !(facts.tells_time || facts.reads_anything || facts.reads_write);
             if let Some(blame) = &facts.primary {
                 raise((**blame).clone());
             }
@@ -111,7 +117,7 @@ impl Catalog {
         } else {
             TableSet::none()
         };
-        Resolved { effect, reason, reads, writes }
+        Resolved { effect, reason, is_plain, reads, writes }
     }
 
     fn calls(&self, statement: &Statement) -> Calls {

@@ -148,7 +148,8 @@ impl Explanation {
     }
 
     fn decision(&mut self, work: Work) {
-        let node = NodeView { usable: true, replayed: Lsn(0), in_flight: 0, weight: 1 };
+        let node =
+            NodeView { usable: true, replayed: Lsn(0), in_flight: 0, weight: 1, latency: 0, near: true };
         let session = SessionView {
             reads: Reads::Replica,
             freshness: Freshness::Any,

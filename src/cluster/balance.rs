@@ -1,21 +1,39 @@
-//! Which of the eligible replicas takes the next read: the one with the fewest statements in flight
-//! for its weight; equals take turns by a number the caller passes in.
+//! Which of the eligible replicas takes the next read: the one with the fewest statements in flight for its weight;
+//! of equals the one that answers soonest, where that makes a difference; the rest take turns by a number the caller
+//! passes in.
 
-/// Picks among `candidates` of (statements in flight, weight); `turn` spreads equals. `None` when empty.
-pub fn pick(candidates: impl Iterator<Item = (u32, u32)> + Clone, turn: u32) -> Option<usize> {
+/// What speaks for a node, and against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Statements in flight.
+    pub in_flight: u32,
+    /// Its share.
+    pub weight: u32,
+    /// Microseconds to an answer; zero if nobody knows.
+    pub latency: u32,
+}
+
+/// A difference that is smaller than this, or than the time itself, is none.
+const LATENCY_SLACK_MICROS: u32 = 1000;
+
+/// Picks among `candidates`; `turn` spreads equals. `None` when empty.
+pub fn pick(candidates: impl Iterator<Item = Load> + Clone, turn: u32) -> Option<usize> {
     // Load after taking one more, per weight, compared by cross-multiplication: no division, no floats.
-    let load = |(in_flight, weight): (u32, u32)| (u64::from(in_flight) + 1, u64::from(weight.max(1)));
+    let load = |load: Load| (u64::from(load.in_flight) + 1, u64::from(load.weight.max(1)));
     let less = |a: (u64, u64), b: (u64, u64)| a.0 * b.1 < b.0 * a.1;
-    let best = candidates.clone().map(load).reduce(|a, b| if less(b, a) { b } else { a })?;
-    let is_best = |candidate: &(u32, u32)| !less(best, load(*candidate));
+    let least = candidates.clone().map(load).reduce(|a, b| if less(b, a) { b } else { a })?;
+    let is_least = |candidate: &Load| !less(least, load(*candidate));
+    let soonest = candidates.clone().filter(is_least).map(|candidate| candidate.latency).min()?;
+    let bound = soonest.saturating_add(soonest.max(LATENCY_SLACK_MICROS));
+    let is_best = |candidate: &Load| is_least(candidate) && candidate.latency <= bound;
     // Equals share by weight: a node of weight 2 gets two of the turns.
-    let shares: u32 = candidates.clone().filter(is_best).map(|(_, weight)| weight.max(1)).sum();
+    let shares: u32 = candidates.clone().filter(is_best).map(|candidate| candidate.weight.max(1)).sum();
     let mut turn = turn % shares.max(1);
     for (index, candidate) in candidates.enumerate() {
         if !is_best(&candidate) {
             continue;
         }
-        let share = candidate.1.max(1);
+        let share = candidate.weight.max(1);
         if turn < share {
             return Some(index);
         }
@@ -28,12 +46,27 @@ pub fn pick(candidates: impl Iterator<Item = (u32, u32)> + Clone, turn: u32) -> 
 mod tests {
     use super::*;
 
+    fn pick_of<const N: usize>(candidates: [(u32, u32, u32); N], turn: u32) -> Option<usize> {
+        let load = |(in_flight, weight, latency)| Load { in_flight, weight, latency };
+        pick(candidates.into_iter().map(load), turn)
+    }
+
     #[test]
     fn least_loaded_for_its_weight() {
-        assert_eq!(pick([].into_iter(), 0), None);
-        assert_eq!(pick([(3, 1), (2, 1)].into_iter(), 0), Some(1));
-        assert_eq!(pick([(3, 1), (4, 2)].into_iter(), 7), Some(1), "(4+1)/2 is less than (3+1)/1");
-        let turns: Vec<_> = (0..4).filter_map(|turn| pick([(0, 1), (0, 1)].into_iter(), turn)).collect();
+        assert_eq!(pick_of([], 0), None);
+        assert_eq!(pick_of([(3, 1, 0), (2, 1, 0)], 0), Some(1));
+        assert_eq!(pick_of([(3, 1, 0), (4, 2, 0)], 7), Some(1), "(4+1)/2 is less than (3+1)/1");
+        let turns: Vec<_> = (0..4).filter_map(|turn| pick_of([(0, 1, 0), (0, 1, 0)], turn)).collect();
         assert_eq!(turns, [0, 1, 0, 1], "equals take turns");
+    }
+
+    #[test]
+    fn of_equals_the_nearer_one() {
+        let nodes = |latency| [(1, 1, latency), (1, 1, 500)];
+        assert_eq!((0..4).map(|turn| pick_of(nodes(9_000), turn)).max(), Some(Some(1)));
+        assert_eq!((0..4).map(|turn| pick_of(nodes(9_000), turn)).min(), Some(Some(1)));
+        let turns: Vec<_> = (0..4).filter_map(|turn| pick_of(nodes(1_500), turn)).collect();
+        assert_eq!(turns, [0, 1, 0, 1], "half a millisecond more or less is the same");
+        assert_eq!(pick_of([(0, 1, 90_000), (1, 1, 500)], 0), Some(0), "load counts first");
     }
 }

@@ -14,7 +14,7 @@ mod roles;
 mod table_horizons;
 mod tables;
 
-pub use balance::pick;
+pub use balance::{Load, pick};
 pub use endpoint::Endpoint;
 pub use horizon::WriteHorizon;
 pub use lag::History;
@@ -34,6 +34,8 @@ pub struct Cluster {
     pub primary: Arc<Node>,
     /// Take reads, each with its weight.
     pub replicas: Vec<Replica>,
+    /// Of each node, by its number, whether reads prefer it: it is in the zone of this pgweir. Without zones all are.
+    pub near: Vec<bool>,
     /// Who takes writes indeed.
     pub leadership: Arc<Leadership>,
 }
@@ -56,6 +58,11 @@ impl Cluster {
     /// The node with this number; the configured primary if there is none.
     pub fn node(&self, index: usize) -> &Arc<Node> {
         self.leadership.node(index).unwrap_or(&self.primary)
+    }
+
+    /// Whether reads prefer the node with this number.
+    pub fn is_near(&self, index: usize) -> bool {
+        self.near.get(index).copied().unwrap_or(true)
     }
 
     /// Who takes writes, or did last: the configured primary at the start.

@@ -113,6 +113,8 @@ pub struct Node {
     first_asked: OnceLock<Instant>,
     lag_bytes: AtomicU64,
     lag_micros: AtomicU64,
+    /// Microseconds to the answer to a probe, smoothed; zero before the first.
+    latency_micros: AtomicU32,
     /// Its server connections that are lent, and the clients that wait for one.
     pub in_flight: AtomicU32,
     /// Statements sent to it so far.
@@ -149,6 +151,7 @@ impl Node {
             first_asked: OnceLock::new(),
             lag_bytes: AtomicU64::new(0),
             lag_micros: AtomicU64::new(0),
+            latency_micros: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             statements: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -322,6 +325,22 @@ impl Node {
     /// Whether somebody needs this database for himself.
     pub fn is_vacated(&self, database: &str) -> bool {
         self.vacated.lock().iter().any(|name| name == database)
+    }
+
+    /// Microseconds to an answer, smoothed; zero if there was none yet.
+    pub fn latency(&self) -> u32 {
+        self.latency_micros.load(Ordering::Relaxed)
+    }
+
+    /// A probe was answered after this time.
+    pub fn note_latency(&self, took: Duration) {
+        let took = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
+        let smoothed = match self.latency() {
+            0 => took,
+            // In the order of ten probes.
+            before => before - before / 8 + took / 8,
+        };
+        self.latency_micros.store(smoothed, Ordering::Relaxed);
     }
 
     /// Bytes behind the primary, and microseconds, as of the last probe.

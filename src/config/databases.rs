@@ -89,7 +89,12 @@ fn node(raw: &Located<RawNode>, problems: &mut Problems) -> Option<NodeSettings>
     };
     let weight = number(map.weight.as_ref(), &defaults::WEIGHTS, problems);
     let (host, port) = problems.keep(&address.place, parse_node(&address.value))?;
-    Some(NodeSettings { host, port, weight: weight.map_or(defaults::WEIGHT, |w| w as u32) })
+    Some(NodeSettings {
+        host,
+        port,
+        weight: weight.map_or(defaults::WEIGHT, |w| w as u32),
+        zone: map.zone.as_ref().map(|z| z.value.clone()),
+    })
 }
 
 /// The routing a section sets, over what is below it.
@@ -102,6 +107,8 @@ pub(super) fn routing(
     Routing {
         reads: raw.reads.as_ref().map_or(below.reads, |r| r.value),
         consistency: raw.consistency.as_ref().map_or(below.consistency, |c| c.value),
+        zone: raw.zone.as_ref().map_or_else(|| below.zone.clone(), |z| Some(z.value.clone())),
+        transactions: raw.transactions.as_ref().map_or(below.transactions, |t| t.value),
         max_replica_lag: time(raw.max_replica_lag.as_ref(), &defaults::ANY_DURATION, problems)
             .unwrap_or(below.max_replica_lag),
         failover_wait: time(raw.failover_wait.as_ref(), &defaults::ANY_DURATION, problems)

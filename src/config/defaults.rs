@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     AuthMethod, Consistency, HealthSettings, Limits, PoolMode, PoolSettings, Reads, Routing, Sequences,
-    ServerTlsMode, SessionSettings, Timeouts,
+    ServerTlsMode, SessionSettings, Timeouts, Transactions,
 };
 
 const fn seconds(n: u64) -> Duration {
@@ -81,6 +81,7 @@ pub(super) const RECOVER_AFTER: u32 = 2;
 
 /// The point of having replicas.
 pub(super) const READS: Reads = Reads::Replica;
+pub(super) const TRANSACTIONS: Transactions = Transactions::Primary;
 /// Nobody can tell that replicas serve the reads.
 pub(super) const CONSISTENCY: Consistency = Consistency::Strong;
 /// A replica this far behind is in trouble, not merely busy.
@@ -145,6 +146,8 @@ pub(super) fn pool() -> PoolSettings {
 pub(super) fn routing() -> Routing {
     Routing {
         reads: READS,
+        zone: None,
+        transactions: TRANSACTIONS,
         consistency: CONSISTENCY,
         max_replica_lag: MAX_REPLICA_LAG,
         failover_wait: FAILOVER_WAIT,

@@ -92,6 +92,8 @@ pub(super) fn ours(config: &Config) -> Vec<(&'static str, String)> {
         ("health.user", health.user.clone().unwrap_or_default()),
         ("routing.reads", routing.reads.as_str().to_owned()),
         ("routing.consistency", routing.consistency.as_str().to_owned()),
+        ("routing.zone", routing.zone.clone().unwrap_or_default()),
+        ("routing.transactions", routing.transactions.as_str().to_owned()),
         ("routing.max_replica_lag", time(routing.max_replica_lag)),
         ("routing.failover_wait", time(routing.failover_wait)),
         ("routing.catalog_refresh", time(routing.catalog_refresh)),

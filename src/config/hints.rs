@@ -11,8 +11,7 @@ const LATER_KEYS: &[(&str, &[&str])] = &[
     ("client", &["ca"]),
     ("pool", &["reserve"]),
     ("limits", &["server_connections_per_node"]),
-    ("routing", &["transactions", "functions", "failover_wait"]),
-    ("replicas", &["zone"]),
+    ("routing", &["functions"]),
 ];
 
 /// As `LATER_KEYS`, below a name people choose.

@@ -305,6 +305,15 @@ pub enum Consistency {
     Strong,
 }
 
+/// Where transactions that may write begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transactions {
+    /// On the primary.
+    Primary,
+    /// Their reads run on a replica until something else comes.
+    ReplicaUntilWrite,
+}
+
 /// Routing of one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routing {
@@ -312,6 +321,10 @@ pub struct Routing {
     pub reads: Reads,
     /// How fresh they must be.
     pub consistency: Consistency,
+    /// Where this pgweir is: reads prefer nodes that are there, too.
+    pub zone: Option<String>,
+    /// Where transactions begin.
+    pub transactions: Transactions,
     /// A replica further behind than this gets no reads; zero is no bound.
     pub max_replica_lag: Duration,
     /// How long what needs the primary waits while there is none; zero is not at all.
@@ -346,6 +359,8 @@ pub struct NodeSettings {
     pub port: u16,
     /// Share of the reads relative to other replicas; at least 1.
     pub weight: u32,
+    /// Where it is; compared with that of this pgweir.
+    pub zone: Option<String>,
 }
 
 /// One user.

@@ -8,7 +8,9 @@ use super::errors::{Place, Problems};
 use super::hints;
 use super::node::Node;
 use super::read::{Read, scalar};
-use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode};
+use super::{
+    AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, Transactions,
+};
 
 /// Ties an enum to its words: `as_str`, reading, JSON schema.
 macro_rules! names {
@@ -57,4 +59,6 @@ names!(ServerTlsMode, "a TLS mode for servers": "disable" => Disable, "prefer" =
 names!(Reads, "a place for reads":
     "replica" => Replica, "replica_or_primary" => ReplicaOrPrimary, "primary" => Primary);
 names!(Sequences, "a way to treat currval and lastval": "refuse" => Refuse, "pin" => Pin);
+names!(Transactions, "a place for transactions":
+    "primary" => Primary, "replica_until_write" => ReplicaUntilWrite);
 names!(Consistency, "a consistency": "eventual" => Eventual, "session" => Session, "strong" => Strong);

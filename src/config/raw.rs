@@ -8,7 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::errors::{Complaint, Place, Problems, shown};
 use super::node::{Node, Value};
 use super::read::{Bytes, Named, Read, Several, Time, scalar, settings};
-use super::{AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode};
+use super::{
+    AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, Transactions,
+};
 
 settings! {
     /// Configuration of pgweir. Only `databases` and `users` must be given.
@@ -177,6 +179,10 @@ settings! {
         reads: Reads,
         /// How fresh reads on replicas must be.
         consistency: Consistency,
+        /// Where this pgweir is: reads prefer replicas of the same zone.
+        zone: String,
+        /// Where transactions that may write begin.
+        transactions: Transactions,
         /// A replica further behind gets no reads; 0 is no bound.
         max_replica_lag: Time,
         /// How long what needs the primary waits while there is none; 0 is not at all.
@@ -246,10 +252,12 @@ settings! {
         address: String,
         /// Share of the reads relative to other nodes.
         weight: u64,
+        /// Where it is (routing.zone).
+        zone: String,
     }
 }
 
-/// `host:port`, or a mapping with `address` and `weight`.
+/// `host:port`, or a mapping with `address`, `weight` and `zone`.
 pub(super) struct RawNode(pub RawNodeMap);
 
 impl Read for RawNode {
@@ -258,7 +266,7 @@ impl Read for RawNode {
             return RawNodeMap::read(node, place, problems).map(Self);
         }
         let address = Read::read(node, place, problems)?;
-        Some(Self(RawNodeMap { address: Some(address), weight: None }))
+        Some(Self(RawNodeMap { address: Some(address), weight: None, zone: None }))
     }
 }
 

@@ -21,6 +21,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(5);
 /// Time from a failure to the next look, at least, however often it is missed.
 const RETRY_MISSED: Duration = Duration::from_millis(500);
+/// Time between two looks whether there is a primary again.
+const PRIMARY_AWAITED: Duration = Duration::from_millis(20);
 /// Time between two looks, at least, however much DDL there is.
 const GAP: Duration = Duration::from_millis(50);
 
@@ -70,6 +72,7 @@ impl Keeper {
         let on_server =
             self.entry.settings.server_database.clone().unwrap_or_else(|| self.entry.name.clone());
         loop {
+            self.await_primary().await;
             let uses = self.uses();
             let generation = self.entry.catalog.generation();
             self.entry.catalog.looking();
@@ -118,6 +121,15 @@ impl Keeper {
                 error,
                 "catalog could not be read; what reads a table goes to the primary"
             );
+        }
+    }
+
+    /// At start the roles become known a moment later than this task begins, and whoever comes in that moment
+    /// would wait for the next look; but what is known must be taken back if there is no primary for long.
+    async fn await_primary(&self) {
+        let begun = Instant::now();
+        while !self.has_primary() && begun.elapsed() < RETRY {
+            tokio::time::sleep(PRIMARY_AWAITED).await;
         }
     }
 

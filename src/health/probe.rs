@@ -228,7 +228,9 @@ impl Prober {
 
     /// Asks on this connection, and keeps it if that works.
     async fn ask(&mut self, mut connection: ServerConn) -> Result<Look, String> {
+        let asked = Instant::now();
         let (in_recovery, position) = ask(&mut connection).await?;
+        self.node.note_latency(asked.elapsed());
         let lineage = match self.lineage {
             Some((then, lineage, at))
                 if then == in_recovery && at.elapsed() < self.lineage_period(lineage) =>

@@ -122,7 +122,7 @@ impl DatabaseEntry {
                 let index = cluster.reader(place);
                 let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);
                 let follows = cluster.leadership.standing(index) == Standing::Replica;
-                node_view(cluster.node(index), weight, follows, max_lag)
+                node_view(cluster.node(index), weight, cluster.is_near(index), follows, max_lag)
             })
             .collect();
         // As long as there is another.
@@ -132,17 +132,25 @@ impl DatabaseEntry {
                 view.usable &= takes_part(place);
             }
         }
-        let primary = node_view(cluster.node(lead.index), 1, lead.has_primary(), Duration::ZERO);
+        let primary = node_view(
+            cluster.node(lead.index),
+            1,
+            cluster.is_near(lead.index),
+            lead.has_primary(),
+            Duration::ZERO,
+        );
         Choice { primary, replicas }
     }
 }
 
-fn node_view(node: &Node, weight: u32, has_role: bool, max_lag: Duration) -> NodeView {
+fn node_view(node: &Node, weight: u32, near: bool, has_role: bool, max_lag: Duration) -> NodeView {
     let late = !max_lag.is_zero() && node.lag().1 > u64::try_from(max_lag.as_micros()).unwrap_or(u64::MAX);
     NodeView {
         usable: has_role && node.state() == NodeState::Up && !late && !node.is_banned(),
         replayed: node.position(),
         in_flight: node.in_flight.load(Ordering::Relaxed),
         weight,
+        latency: node.latency(),
+        near,
     }
 }

@@ -151,7 +151,7 @@ impl Topology {
                     Arc::clone,
                 )
             }));
-            Cluster { primary, replicas, leadership }
+            Cluster { primary, replicas, near: near(database), leadership }
         };
         let mut databases = BTreeMap::new();
         let mut facts = previous.map(|p| p.facts.lock().clone()).unwrap_or_default();
@@ -218,7 +218,7 @@ impl Topology {
         let addresses = std::iter::once(&primary).chain(replicas.iter().map(|replica| &replica.node));
         let addresses: Vec<_> = addresses.map(|node| node.address.clone()).collect();
         let leadership = Arc::clone(self.leaderships.get(&addresses)?);
-        let cluster = Cluster { primary, replicas, leadership };
+        let cluster = Cluster { primary, replicas, near: near(settings), leadership };
         let mut of_wildcard = self.of_wildcard.lock();
         if let Some(found) = of_wildcard.get(name) {
             return Some(Arc::clone(found));
@@ -346,6 +346,13 @@ impl Topology {
 
 fn same_login(a: &ServerTarget, b: &ServerTarget) -> bool {
     a.database == b.database && a.user == b.user && a.password == b.password && a.tls_mode == b.tls_mode
+}
+
+/// Which nodes, by number, are where this pgweir is. None of them where that is not said of any.
+fn near(database: &Database) -> Vec<bool> {
+    let Some(here) = &database.routing.zone else { return Vec::new() };
+    let nodes = std::iter::once(&database.primary).chain(&database.replicas);
+    nodes.map(|node| node.zone.as_ref() == Some(here)).collect()
 }
 
 fn entry(

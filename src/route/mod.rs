@@ -89,6 +89,10 @@ pub struct NodeView {
     pub in_flight: u32,
     /// Its share.
     pub weight: u32,
+    /// Microseconds to an answer; zero if nobody knows.
+    pub latency: u32,
+    /// It is in the zone of this pgweir, or there are no zones.
+    pub near: bool,
 }
 
 /// What the decision needs to know of the cluster.

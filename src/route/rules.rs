@@ -1,6 +1,6 @@
 //! The rules, in the order they are asked, each named by what it protects.
 
-use crate::cluster::pick;
+use crate::cluster::{Load, pick};
 use crate::config::{Consistency, Reads};
 use crate::sql::{Effect, HintRole};
 
@@ -59,21 +59,21 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
     if !cluster.replicas.iter().any(eligible) {
         return Route { target: Target::Primary, reason: too_old(session) };
     }
-    let mut candidates: smallvec::SmallVec<[(Target, (u32, u32)); 8]> = cluster
-        .replicas
-        .iter()
-        .enumerate()
-        .filter(|(_, node)| eligible(node))
-        .map(|(index, node)| (Target::Replica(index), (node.in_flight, node.weight)))
-        .collect();
-    if session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable {
-        candidates.push((Target::Primary, (cluster.primary.in_flight, cluster.primary.weight)));
-    }
-    let loads = candidates.iter().map(|(_, load)| *load);
-    let chosen = pick(loads, turn).and_then(|index| candidates.get(index));
-    match chosen {
-        Some(&(Target::Primary, _)) => Route { target: Target::Primary, reason: Reason::ReadShared },
-        Some(&(target, _)) => Route { target, reason: replica_reason(work, accepts_stale) },
+    let shares = session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable;
+    let primary = shares.then_some((Target::Primary, &cluster.primary));
+    let replicas = cluster.replicas.iter().enumerate().map(|(index, node)| (Target::Replica(index), node));
+    let candidates = replicas.filter(|(_, node)| eligible(node)).chain(primary);
+    // Another zone is far away, and costs money.
+    let stays = candidates.clone().any(|(_, node)| node.near);
+    let mut candidates = candidates.filter(|(_, node)| node.near || !stays);
+    let loads = candidates.clone().map(|(_, node)| Load {
+        in_flight: node.in_flight,
+        weight: node.weight,
+        latency: node.latency,
+    });
+    match pick(loads, turn).and_then(|index| candidates.nth(index)) {
+        Some((Target::Primary, _)) => Route { target: Target::Primary, reason: Reason::ReadShared },
+        Some((target, _)) => Route { target, reason: replica_reason(work, accepts_stale) },
         None => Route { target: Target::Primary, reason: Reason::NoUsableReplica },
     }
 }

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const FRESH: NodeView = NodeView { usable: true, replayed: Lsn(100), in_flight: 0, weight: 1 };
+const FRESH: NodeView =
+    NodeView { usable: true, replayed: Lsn(100), in_flight: 0, weight: 1, latency: 0, near: true };
 const STALE: NodeView = NodeView { replayed: Lsn(10), ..FRESH };
 const DOWN: NodeView = NodeView { usable: false, ..FRESH };
 const SESSION: SessionView =
@@ -67,7 +68,7 @@ fn effects() -> impl Strategy<Value = Effect> {
 fn nodes() -> impl Strategy<Value = Vec<NodeView>> {
     let node =
         (any::<bool>(), 0_u64..200, 0_u32..50, 1_u32..5).prop_map(|(usable, lsn, in_flight, weight)| {
-            NodeView { usable, replayed: Lsn(lsn), in_flight, weight }
+            NodeView { usable, replayed: Lsn(lsn), in_flight, weight, latency: 0, near: true }
         });
     prop::collection::vec(node, 0..5)
 }
@@ -95,4 +96,24 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn reads_stay_in_the_zone_as_long_as_somebody_there_can_serve_them() {
+    let far = NodeView { near: false, ..FRESH };
+    let busy = NodeView { in_flight: 9, ..FRESH };
+    let session = SessionView {
+        reads: Reads::Replica,
+        freshness: Freshness::At(Lsn(50)),
+        consistency: Consistency::Strong,
+    };
+    let work = Work { effect: Effect::Read, ..Work::NONE };
+    let target = |replicas: &[NodeView], primary, reads| {
+        decide(work, SessionView { reads, ..session }, ClusterView { primary, replicas }, 0).target
+    };
+    assert_eq!(target(&[far, busy], FRESH, Reads::Replica), Target::Replica(1));
+    assert_eq!(target(&[far, STALE], FRESH, Reads::Replica), Target::Replica(0));
+    assert_eq!(target(&[far, DOWN], FRESH, Reads::Replica), Target::Replica(0));
+    assert_eq!(target(&[far, DOWN], FRESH, Reads::ReplicaOrPrimary), Target::Primary);
+    assert_eq!(target(&[far, busy], far, Reads::ReplicaOrPrimary), Target::Replica(1));
 }

@@ -111,6 +111,8 @@ pub struct ServerConn {
     pub client_names: Vec<Box<[u8]>>,
     /// What its unnamed prepared statement is, when we know.
     pub unnamed: Option<Arc<Definition>>,
+    /// Whether a BEGIN means READ COMMITTED here when nobody has said otherwise, once that was asked.
+    pub reads_committed: Option<bool>,
     /// NotificationResponses that came with answers to queries of our own, as they came.
     pub notifications: BytesMut,
     /// Transaction status after the last ReadyForQuery.
@@ -141,6 +143,7 @@ impl ServerConn {
             prepared: PreparedSet::default(),
             client_names: Vec::new(),
             unnamed: None,
+            reads_committed: None,
             notifications: BytesMut::new(),
             status: TransactionStatus::Idle,
             opened_at: now,

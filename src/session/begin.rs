@@ -21,12 +21,14 @@ use super::error::SessionError;
 use super::exchange::Expect;
 
 /// A BEGIN that the client believes to be done.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Begun {
     /// The message.
     message: Bytes,
     /// What it means for the route.
     pub(super) work: Work,
+    /// Whether its reads may begin on a replica; `None` if that depends on the server's default.
+    pub(super) may_lead: Option<bool>,
 }
 
 impl ClientSession {
@@ -66,7 +68,8 @@ impl ClientSession {
             return false;
         }
         let message = self.wire.inbox.split_to(batch.len).freeze();
-        self.begun = Some(Begun { message, work: plan.work });
+        let may_lead = self.begin_may_lead(plan.control);
+        self.begun = Some(Begun { message, work: plan.work, may_lead });
         self.transaction_began.get_or_insert_with(Instant::now);
         self.answer(tag, TransactionStatus::InTransaction);
         true

@@ -17,6 +17,8 @@ use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, Sessio
 use crate::server::ServerActivity;
 use crate::sql::HintRole;
 
+use super::batch::Plan;
+use super::begin::Begun;
 use super::client::ClientSession;
 use super::error::{SessionError, checkout_response, no_primary};
 
@@ -51,6 +53,32 @@ impl ClientSession {
             self.database.routes.count(self.reason);
             return Ok(Ok(lease));
         }
+    }
+
+    /// As [`Self::checkout`]. With `leading`, the transaction that begins so may begin on a replica.
+    pub(super) async fn checkout_beginning(
+        &mut self,
+        work: Work,
+        plan: &Plan,
+        leading: Option<&Begun>,
+        began: Instant,
+    ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
+        let needs = Needs::Tables(&plan.resolved);
+        let Some(begun) = leading else { return self.checkout(work, needs, began).await };
+        let mut lease = match self.checkout(plan.work, needs, began).await? {
+            Ok(lease) => lease,
+            Err(response) => return Ok(Err(response)),
+        };
+        if self.target == Target::Primary {
+            return Ok(Ok(lease));
+        }
+        if self.replica_may_lead(&mut lease, begun).await {
+            self.leads(begun.clone());
+            return Ok(Ok(lease));
+        }
+        self.handle().unlink();
+        lease.checkin();
+        self.checkout(work, needs, began).await
     }
 
     /// As [`Self::checkout`], for our own purposes.
@@ -145,11 +173,7 @@ impl ClientSession {
         let mut work = work;
         work.hint = work.hint.or(self.reading.wishes().role);
         let consistency = self.consistency();
-        let freshness = match (consistency, needs) {
-            (Consistency::Eventual, _) | (_, Needs::Nothing) => Freshness::Any,
-            (Consistency::Session, _) => self.last_write.freshness(&self.database.cluster),
-            (Consistency::Strong, Needs::Tables(resolved)) => self.database.strong_freshness(work, resolved),
-        };
+        let freshness = self.freshness(work, needs);
         let accepts_stale = work.hint == Some(HintRole::Replica);
         self.turn = self.turn.wrapping_add(1);
         let Choice { primary, mut replicas } = self.database.choice(self.turn);
@@ -160,6 +184,15 @@ impl ClientSession {
         let view = SessionView { reads, freshness, consistency };
         let route = route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn);
         (route, if accepts_stale { Freshness::Any } else { freshness })
+    }
+
+    /// How fresh a replica must be for `work`.
+    pub(super) fn freshness(&mut self, work: Work, needs: Needs<'_>) -> Freshness {
+        match (self.consistency(), needs) {
+            (Consistency::Eventual, _) | (_, Needs::Nothing) => Freshness::Any,
+            (Consistency::Session, _) => self.last_write.freshness(&self.database.cluster),
+            (Consistency::Strong, Needs::Tables(resolved)) => self.database.strong_freshness(work, resolved),
+        }
     }
 
     /// A client that has read from a replica must not see less on another one: it stays there as long as it can, and
@@ -361,7 +394,7 @@ pub(super) enum Needs<'a> {
 /// Whether a replica shows by this connection what it must. Its position was known when it was chosen, but it may
 /// have crashed since, and a standby that comes back can be read before it is where it was. So a connection that is
 /// younger than the last probe is asked itself.
-async fn is_fresh(lease: &mut ServerLease, freshness: Freshness) -> bool {
+pub(super) async fn is_fresh(lease: &mut ServerLease, freshness: Freshness) -> bool {
     let needed = match freshness {
         Freshness::Any => return true,
         Freshness::NotKnownYet => return false,

@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-
 use crate::clients::{Activity, ClientGuard, ClientHandle, Order};
 use crate::config::{Consistency, PoolMode};
 use crate::net::Wire;
@@ -27,7 +25,8 @@ use super::context::SessionContext;
 use super::error::SessionError;
 use super::exchange::Exchange;
 use super::freshness::LastWrite;
-use super::heal::Heal;
+use super::heal::{Heal, Replay};
+use super::leading::Leading;
 use super::listening::Listening;
 use super::pins::Pinned;
 use super::reading::Reading;
@@ -70,9 +69,11 @@ pub(super) struct ClientSession {
     pub(super) catalog_epoch: u64,
     pub(super) exchange: Exchange,
     /// The batch that runs, while it may be tried again.
-    pub(super) replay: Option<(BytesMut, BatchEnd)>,
+    pub(super) replay: Option<Replay>,
     /// It is to be tried again.
     pub(super) heal: Option<Box<Heal>>,
+    /// The open transaction runs on a replica, and may go on elsewhere.
+    pub(super) leading: Option<Box<Leading>>,
     pub(super) lease: Option<ServerLease>,
     /// Where the lease leads, and why.
     pub(super) target: Target,

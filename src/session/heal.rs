@@ -26,12 +26,25 @@ use super::reading::Reading;
 /// Longest batch that is kept for a second try.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
+/// How often a batch is tried again: each time somebody has changed the table between two messages.
+const TRIES_MAX: u8 = 10;
+
+/// A batch that may be tried again.
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub bytes: BytesMut,
+    pub end: BatchEnd,
+    /// How often it was.
+    pub tries: u8,
+}
+
 /// A batch whose first Bind met a plan that is stale.
 #[derive(Debug)]
 pub(super) struct Heal {
     /// From that Bind on.
     rest: BytesMut,
     end: BatchEnd,
+    tries: u8,
     name: Vec<u8>,
     definition: Arc<Definition>,
     /// The body of the error.
@@ -45,8 +58,8 @@ impl ClientSession {
         if !expected || !is_stale_plan(body) || lease.status != TransactionStatus::Idle {
             return false;
         }
-        let Some((replay, end)) = self.replay.take() else { return false };
-        let Some((skip, name)) = first_use(&replay) else { return false };
+        let Some(Replay { bytes, end, tries }) = self.replay.take() else { return false };
+        let Some((skip, name)) = first_use(&bytes) else { return false };
         let Some(definition) = self.statements.find(&name).cloned() else { return false };
         self.exchange.describes_again = !self.exchange.expects_bind();
         let mut aftermath = Aftermath::default();
@@ -55,9 +68,10 @@ impl ClientSession {
         if !self.exchange.swallow_sync() {
             return false;
         }
-        let mut rest = replay;
-        let rest = rest.split_off(skip);
-        self.heal = Some(Box::new(Heal { rest, end, name, definition, error: body.to_vec() }));
+        let mut bytes = bytes;
+        let rest = bytes.split_off(skip);
+        self.heal =
+            Some(Box::new(Heal { rest, end, tries: tries + 1, name, definition, error: body.to_vec() }));
         true
     }
 
@@ -78,7 +92,7 @@ impl ClientSession {
         lease: &mut ServerLease,
         heal: Heal,
     ) -> Result<(), SessionError> {
-        let Heal { rest, end, name, definition, error } = heal;
+        let Heal { rest, end, tries, name, definition, error } = heal;
         let error = match self.prepare_now(lease, &name, &definition).await? {
             Ok(shape) => {
                 if self.statements.fits(&name, shape) || asks_again(&rest) {
@@ -87,6 +101,10 @@ impl ClientSession {
                         "a statement was prepared again: its result type has changed"
                     );
                     let again = plan(&rest, self.given(None))?;
+                    // Another change may commit before the batch comes to it.
+                    if tries < TRIES_MAX {
+                        self.replay = Some(Replay { bytes: rest.clone(), end, tries });
+                    }
                     let batch = Batch { end, len: rest.len() };
                     return self.build_extended(lease, &rest, again, batch);
                 }
@@ -144,7 +162,9 @@ impl ClientSession {
         }
         for (name, definition) in &plan.told {
             let name = self.wire.inbox.get(name.clone()).unwrap_or_default().to_vec();
-            let shape = match self.known_shape(lease, &name, definition) {
+            // What does not fit may be older than what the client was told, by somebody who does not pass here.
+            let known = self.known_shape(lease, &name, definition);
+            let shape = match known.filter(|shape| self.statements.fits(&name, *shape)) {
                 Some(shape) => shape,
                 None => {
                     self.sync_settings_now(lease).await?;

@@ -72,6 +72,14 @@ impl ClientSession {
     /// Passes on what a held server connection says by itself: notices, notifications, its end.
     fn poll_held_server(&mut self, cx: &mut Context<'_>) -> Result<(), SessionError> {
         let Some(mut lease) = self.lease.take() else { return Ok(()) };
+        if self.may_lose(&lease) {
+            // What it said cannot be for a client that has only read there, or it will be said elsewhere, too.
+            match lease.wire.poll_fill(cx) {
+                Poll::Pending => self.lease = Some(lease),
+                Poll::Ready(_) => self.lose_leading(lease),
+            }
+            return Ok(());
+        }
         let result = loop {
             match lease.wire.poll_fill(cx) {
                 Poll::Pending => break Ok(()),

@@ -424,6 +424,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         exchange: Exchange::default(),
         replay: None,
         heal: None,
+        leading: None,
         lease: None,
         target: Target::Primary,
         reason: Reason::Read,

@@ -27,6 +27,7 @@ mod exchange;
 mod freshness;
 mod heal;
 mod idle;
+mod leading;
 mod listening;
 mod login;
 mod notifications;

@@ -29,10 +29,10 @@ use crate::sql::{Effect, SessionEffects};
 use crate::task;
 
 use super::batch::{self, Batch, BatchEnd, Given, Plan};
-use super::checkout::Needs;
 use super::client::ClientSession;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Undo, Verdict};
+use super::heal::Replay;
 use super::settings::is_portable;
 
 /// A search path that nobody knows.
@@ -68,6 +68,9 @@ impl ClientSession {
             plan.work.begins_read_only = false;
         }
         plan.set = plan.set.take().filter(|set| is_portable(set.value.as_deref(), &self.told));
+        if self.leading.is_some() {
+            self.lead_on(batch, &plan).await;
+        }
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
         let is_free = self.lease.is_none() && self.begun.is_none();
         if is_free && plan.is_local && room {
@@ -90,6 +93,8 @@ impl ClientSession {
         }
         let begun = self.begun.take();
         let work = begun.as_ref().map_or(plan.work, |begun| begun.work.and(plan.work));
+        let leads =
+            begun.as_ref().is_some_and(|b| b.may_lead != Some(false)) && self.batch_may_lead(batch, &plan);
         let _left = self.leave_databases(&plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
@@ -100,23 +105,30 @@ impl ClientSession {
                     Reason::SameTransaction
                 };
                 self.database.routes.count(held);
+                if self.leading.is_some() {
+                    self.arm_retry(batch, &plan);
+                }
                 lease
             }
-            None => match self.checkout(work, Needs::Tables(&plan.resolved), began).await? {
-                Ok(lease) => {
-                    if begun.is_none() {
-                        self.arm_retry(batch, &plan);
+            None => {
+                match self.checkout_beginning(work, &plan, begun.as_ref().filter(|_| leads), began).await? {
+                    Ok(lease) => {
+                        if begun.is_none() || self.leading.is_some() {
+                            self.arm_retry(batch, &plan);
+                        } else {
+                            self.retry.runs_elsewhere();
+                        }
+                        lease
                     }
-                    lease
-                }
-                Err(response) => {
-                    if begun.is_some() {
-                        self.transaction_began = None;
+                    Err(response) => {
+                        if begun.is_some() {
+                            self.transaction_began = None;
+                        }
+                        self.refuse(batch, &response);
+                        return Ok(());
                     }
-                    self.refuse(batch, &response);
-                    return Ok(());
                 }
-            },
+            }
         };
         if let Some(begun) = begun
             && let Err(error) = self.begin_on(&mut lease, begun, &plan).await
@@ -169,7 +181,7 @@ impl ClientSession {
         }
         if plan.uses_named && self.may_replay(&lease, batch, plan.only_asks) {
             let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-            self.replay = Some((BytesMut::from(bytes), batch.end));
+            self.replay = Some(Replay { bytes: BytesMut::from(bytes), end: batch.end, tries: 0 });
         }
         if plan.may_end
             && let Err(error) = self.sync_settings_now(&mut lease).await
@@ -292,6 +304,7 @@ impl ClientSession {
             lease.pool().stats.transaction_time.fetch_add(micros(took), Ordering::Relaxed);
             self.context.histograms.transaction(took);
         }
+        self.leading = None;
         self.count_bytes(lease.pool());
         let wrote = std::mem::take(&mut self.wrote);
         self.note_what_was_seen(wrote);

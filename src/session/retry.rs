@@ -54,6 +54,12 @@ impl Retry {
         self.in_inbox = false;
     }
 
+    /// The batch has found its place.
+    #[inline]
+    pub(super) fn runs_elsewhere(&mut self) {
+        self.again = None;
+    }
+
     /// Why the present batch must not go where it would.
     #[inline]
     pub(super) fn again(&self) -> Option<Reason> {
@@ -133,6 +139,7 @@ impl ClientSession {
         }
         self.retry.armed = false;
         self.retry.again = Some(reason);
+        self.begin_again();
         self.handle().unlink();
         self.handle().clear_deadline();
         self.forget_exchange();

@@ -58,7 +58,7 @@ impl Nodes {
         format!(
             "auth: {{method: trust}}\n\
              pool: {{size: 40, checkout_timeout: 30s}}\n\
-             routing: {{consistency: {level}, catalog_refresh: 10s}}\n\
+             routing: {{consistency: {level}, transactions: replica_until_write, catalog_refresh: 10s}}\n\
              databases:\n  {APP_DATABASE}:\n    primary: {}\n    replicas: [{}]\n\
              users:\n  app: {{password: app}}\nadmin: {{users: [app]}}\n",
             addresses[0],

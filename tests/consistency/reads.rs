@@ -55,6 +55,8 @@ impl Read {
         let partner = registers.at((family + 1 + self as usize) % families, registers.id(first));
         match self {
             Self::Join | Self::Subselect | Self::Several | Self::TransactionReadOnly => vec![first, partner],
+            // The last one on the primary.
+            Self::TransactionReadWrite => vec![first, partner, first],
             // The same one at the end as at the beginning.
             Self::Snapshot => vec![first, first],
             Self::TwoOfOne => {
@@ -158,7 +160,10 @@ impl Read {
             }
             Self::TransactionReadWrite => {
                 session.simple("BEGIN").await?;
-                let seen = session.simple_values(&table(0)).await?;
+                let mut seen = session.simple_values(&table(0)).await?;
+                seen.extend(session.simple_values(&table(1)).await?);
+                session.simple("SAVEPOINT s").await?;
+                seen.extend(session.simple_values(&table(2)).await?);
                 session.simple("COMMIT").await?;
                 Ok((seen, "simple"))
             }

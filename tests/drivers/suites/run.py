@@ -38,11 +38,28 @@ def one(cluster, variant, options):
         directly = variant.run(servers.direct(cluster), options.selection, LOGS / f"{variant}.direct.log")
         kept.write_text(json.dumps(directly.__dict__))
     say(f"  {variant} directly: {summary(directly)}")
+    # Two runs of nothing would be the same.
+    if directly.count(outcomes.PASSED) <= len(directly.tests) // 2:
+        raise Failed(f"the suite itself does not run: see {LOGS / f'{variant}.direct.log'}")
     log = LOGS / f"{variant}.pgweir-itself.log"
     with servers.pgweir(cluster, options.rotate, not options.primary_only, log, **getattr(variant, "pool", {})) as target:
         through = variant.run(target, options.selection, LOGS / f"{variant}.pgweir.log")
+        routes = target.routes()
     say(f"  {variant} through pgweir: {summary(through)}")
+    (LOGS / f"{variant}.routes.md").write_text(shares(routes))
+    replicas = sum(count for (target, _), count in routes.items() if target == "replica")
+    refused = sum(count for (_, reason), count in routes.items() if reason == "retried_read_only")
+    say(f"  {sum(routes.values())} batches, {replicas} on replicas, {refused} refused there as writes")
     return directly, through
+
+
+def shares(routes):
+    """The same for people."""
+    whole = max(sum(routes.values()), 1)
+    lines = ["| target | reason | batches | share |", "|---|---|---|---|"]
+    for (target, reason), count in routes.most_common():
+        lines.append(f"| {target} | `{reason}` | {count} | {100 * count / whole:.1f} % |")
+    return "\n".join(lines) + "\n"
 
 
 def summary(run):

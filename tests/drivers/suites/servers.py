@@ -1,5 +1,6 @@
 """The servers the suites run against: a primary with two replicas, and pgweir in front of them."""
 
+import collections
 import contextlib
 import json
 import os
@@ -94,6 +95,17 @@ class Target:
         return {**ours, **libpq, "PGDATABASE": database, "PYTHONDONTWRITEBYTECODE": "1", **more}
 
 
+    def routes(self):
+        """What pgweir has decided, over all databases: how often for each target and reason."""
+        command = [self.servers.programs / "psql", "-XqAt", "-F", " ", "-c", "SHOW ROUTES", "-d", "pgweir"]
+        done = subprocess.run(command, env=self.environment("pgweir"), capture_output=True, text=True, check=True)
+        counts = collections.Counter()
+        for line in done.stdout.splitlines():
+            _, target, reason, count = line.rsplit(" ", 3)
+            counts[target, reason] += int(count)
+        return counts
+
+
 def direct(servers):
     return Target("direct", servers.nodes[0]["port"], servers)
 
@@ -120,6 +132,7 @@ databases:
 users:
   postgres: {{password: "{servers.password}"}}
   app: {{password: app}}
+admin: {{stats_users: [postgres]}}
 {extra}"""
     with tempfile.TemporaryDirectory() as directory:
         config = pathlib.Path(directory, "pooler.yaml")
