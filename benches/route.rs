@@ -46,7 +46,7 @@ fn main() {
     let primary = WriteHorizon::default();
     // Other tables are being written.
     let open: Vec<_> = (100..110).map(|table| horizons.begin_write(&TableSet::of(vec![table]))).collect();
-    let node = NodeView { usable: true, replayed: Lsn(100), in_flight: 0, weight: 1 };
+    let node = NodeView { usable: true, replayed: Lsn(100), in_flight: 0, weight: 1, latency: 0, near: true };
     let replicas = [node, node];
     let statement = statements.analyze(sql, LexOptions::default());
     let resolved = cell.load().resolve(&statement, &path);

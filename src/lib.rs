@@ -1,4 +1,4 @@
-//! pgweir: a PostgreSQL connection pooler with read/write routing.
+//! pgweir: a PostgreSQL connection pooler with read/write routing and hash sharding.
 //!
 //! # The map
 //!
@@ -16,12 +16,15 @@
 //!  2  net   route   observe  catalog   sockets | the decision (pure) | logs, metrics, http | what tables and functions are (pure)
 //!  1  sql   auth    cluster  clients     pure: meaning | exchanges | topology | who is connected
 //!  0  protocol  config  task             pure: bytes | settings | the only tokio::spawn
+//! -1  shard                             pure: which shard a key belongs to
 //! ```
 //!
 //! # Glossary
 //!
 //! *frontend/backend* are directions of messages; *client/server* are connections;
 //! *primary/replica* are roles. A *lease* is a server connection lent to one session.
+
+pub mod shard;
 
 pub mod config;
 pub mod protocol;

@@ -71,7 +71,7 @@ async fn a_read_goes_where_the_fewest_are_in_flight() {
     assert_eq!(in_flight(), [0, 0, 0]);
     for client in &clients {
         client.batch_execute("BEGIN READ ONLY").await.unwrap();
-        one(client, "SELECT 1").await;
+        assert_eq!(one(client, "SELECT 1").await, "1");
     }
     assert_eq!(in_flight(), [0, 3, 3], "each took the less busy one");
     for client in &clients {

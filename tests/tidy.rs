@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Floor of each room; imports go strictly down.
-const FLOORS: &[(&str, u8)] = &[
+const FLOORS: &[(&str, i8)] = &[
+    ("shard", -1),
     ("protocol", 0),
     ("config", 0),
     ("task", 0),
@@ -31,7 +32,7 @@ const FLOORS: &[(&str, u8)] = &[
 /// A third-party name and the only places that may say it.
 const DOORS: &[(&str, &[&str])] = &[
     ("serde_yaml::", &["src/config/file.rs"]),
-    ("sqlparser::", &["src/sql/parse.rs", "src/sql/tables.rs"]),
+    ("sqlparser::", &["src/sql/parse.rs", "src/sql/tables.rs", "src/sql/shard_key/"]),
     ("deadpool::", &["src/pool/"]),
     ("metrics_exporter_prometheus::", &["src/observe/"]),
     ("tokio::spawn(", &["src/task.rs"]),
@@ -39,7 +40,7 @@ const DOORS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that think and never wait: no sockets, no clock, no `async`.
-const PURE_ROOMS: &[&str] = &["protocol", "sql", "auth", "route", "config", "cluster", "catalog"];
+const PURE_ROOMS: &[&str] = &["protocol", "sql", "auth", "route", "config", "cluster", "catalog", "shard"];
 const IMPURE_WORDS: &[&str] =
     &["async fn", "async move", ".await", "tokio::", "Instant::now(", "SystemTime::now("];
 

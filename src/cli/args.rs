@@ -22,6 +22,8 @@ pub(super) enum Command {
     Check(CheckOptions),
     /// Explain where a statement would go, and why, without running it.
     Route(RouteOptions),
+    /// Tell the shard of a key under `function: hash`, which is PostgreSQL's hash partitioning.
+    Hash(HashOptions),
     /// Start a throw-away PostgreSQL primary with replicas and pgweir in front of them.
     Demo(DemoOptions),
     /// Print the JSON schema of pooler.yaml, for editors.
@@ -76,10 +78,32 @@ pub(super) struct RouteOptions {
     /// Print the catalog of --connect as JSON, for --catalog. It holds names, no data and no source code.
     #[arg(long, requires = "connect", conflicts_with = "sql")]
     pub(super) dump_catalog: bool,
+    /// A configuration with a sharded database: also tell the shard, or why there is none.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Which sharded database of --config, if there are several.
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub(super) database: Option<String>,
+    /// The value of a parameter, in text format, for --config: the first is $1.
+    #[arg(long = "param", value_name = "VALUE", requires = "config", allow_hyphen_values = true)]
+    pub(super) parameters: Vec<String>,
     /// The client's search_path; without it a bare name may be in any schema.
     #[arg(long, value_name = "SCHEMAS")]
     pub(super) search_path: Option<String>,
     /// The client's standard_conforming_strings.
     #[arg(long, value_name = "ON|OFF", default_value = "on", value_parser = ["on", "off"])]
     pub(super) standard_conforming_strings: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct HashOptions {
+    /// The key's type, as in pooler.yaml; once for each column of the key.
+    #[arg(long = "type", value_name = "TYPE", required = true)]
+    pub(super) key_type: Vec<String>,
+    /// How many shards there are.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) shards: u32,
+    /// The key's value; one for each column.
+    #[arg(required = true, allow_negative_numbers = true)]
+    pub(super) value: Vec<String>,
 }

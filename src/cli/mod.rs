@@ -5,6 +5,7 @@
 mod args;
 mod check;
 pub mod demo;
+mod hash;
 pub mod local_cluster;
 mod print;
 mod route;
@@ -22,6 +23,7 @@ pub fn main() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Check(options) => check::check(&options),
         Command::Route(options) => route::route(&options),
+        Command::Hash(options) => hash::hash(&options),
         Command::Schema => {
             print::out(&crate::config::schema());
             ExitCode::SUCCESS

@@ -1,5 +1,7 @@
 //! `pgweir route`: what the router makes of a statement, offline, or with what a database's catalog says.
 
+mod shard;
+
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -49,12 +51,13 @@ fn explained(options: &RouteOptions) -> Result<String, String> {
         ..LexOptions::default()
     };
     let statement = StatementCache::new(1 << 20).analyze(sql.as_bytes(), lex);
-    let Some(dump) = dump else { return Ok(explain(&statement)) };
+    let shard = shard::explain(options, sql, lex, &statement.hint)?;
+    let Some(dump) = dump else { return Ok(explain(&statement) + &shard) };
     let catalog = Catalog::from_rows(&dump.rows).map_err(|error| error.to_string())?;
     let path =
         options.search_path.as_deref().map_or_else(SearchPath::unknown, |p| SearchPath::parse(p, None));
     let resolved = catalog.resolve(&statement, &path);
-    Ok(explain_resolved(&statement, &resolved, &dump))
+    Ok(explain_resolved(&statement, &resolved, &dump) + &shard)
 }
 
 fn dump(options: &RouteOptions) -> Result<Option<Dump>, String> {

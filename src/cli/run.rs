@@ -15,7 +15,8 @@ use super::print;
 
 /// Runs the pooler.
 pub(super) fn run(options: &RunOptions) -> ExitCode {
-    let config = match load(&options.source) {
+    let loaded = load(&options.source).and_then(|config| config.check_served().map(|()| config));
+    let config = match loaded {
         Ok(config) => config,
         Err(complaint) => {
             print::error(&complaint);

@@ -113,7 +113,7 @@ pub struct Node {
     first_asked: OnceLock<Instant>,
     lag_bytes: AtomicU64,
     lag_micros: AtomicU64,
-    /// Microseconds to the answer to a probe, smoothed; zero before the first.
+    /// Microseconds to the answer to a probe, at best; zero before the first.
     latency_micros: AtomicU32,
     /// Its server connections that are lent, and the clients that wait for one.
     pub in_flight: AtomicU32,
@@ -327,7 +327,7 @@ impl Node {
         self.vacated.lock().iter().any(|name| name == database)
     }
 
-    /// Microseconds to an answer, smoothed; zero if there was none yet.
+    /// Microseconds to an answer, at best; zero if there was none yet.
     pub fn latency(&self) -> u32 {
         self.latency_micros.load(Ordering::Relaxed)
     }
@@ -335,12 +335,10 @@ impl Node {
     /// A probe was answered after this time.
     pub fn note_latency(&self, took: Duration) {
         let took = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
-        let smoothed = match self.latency() {
-            0 => took,
-            // In the order of ten probes.
-            before => before - before / 8 + took / 8,
-        };
-        self.latency_micros.store(smoothed, Ordering::Relaxed);
+        let before = self.latency();
+        // The way there, not how busy the two ends are: down at once, up in the order of sixteen probes.
+        let best = if before == 0 || took < before { took } else { before + (took - before) / 16 };
+        self.latency_micros.store(best, Ordering::Relaxed);
     }
 
     /// Bytes behind the primary, and microseconds, as of the last probe.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use super::address::parse_node;
 use super::errors::{Complaint, Place, Problems};
 use super::raw::{RawDatabase, RawNode, RawRouting};
-use super::read::{Located, Named};
+use super::read::{Located, Named, Several};
 use super::resolve::{check_pool, number, pool_overrides, time};
-use super::{Database, NodeSettings, PoolSettings, Routing, defaults};
+use super::{Database, NodeSettings, PoolSettings, Routing, defaults, sharding};
 
 /// The names of the console's own databases.
 const CONSOLE_DATABASES: &[&str] = &["pgweir", "pgbouncer"];
@@ -34,34 +34,29 @@ pub(super) fn databases(
                 .hint("choose another name here, and give the server's with database:");
             problems.push(place, complaint);
         }
-        let Some(primary) = raw.primary.as_ref() else {
-            if !problems.concern(&place.path) {
-                problems.push(place, Complaint::new("has no primary").hint("add primary: \"host:5432\""));
+        let sharding = sharding::sharding(name, place, raw, problems);
+        let nodes = match (&raw.primary, &sharding) {
+            (_, Some(sharding)) => sharding.shards.first().map(|s| (s.primary.clone(), s.replicas.clone())),
+            (Some(primary), None) => self::nodes(primary, raw.replicas.as_ref(), problems),
+            (None, None) => {
+                if !problems.concern(&place.path) {
+                    problems.push(place, Complaint::new("has no primary").hint("add primary: \"host:5432\""));
+                }
+                continue;
             }
-            continue;
         };
-        let mut nodes: Vec<NodeSettings> = Vec::new();
-        let replicas = raw.replicas.as_ref().map(|r| r.value.0.as_slice()).unwrap_or_default();
-        for (n, raw) in std::iter::once(primary).chain(replicas).enumerate() {
-            let Some(node) = node(raw, problems) else { continue };
-            if let Some(other) = nodes.iter().position(|o| o.host == node.host && o.port == node.port) {
-                problems.push(&raw.place, twice(&node, other == 0 && n > 0));
-            }
-            nodes.push(node);
-        }
         let own_pool = pool.with(&pool_overrides(raw.pool.as_ref(), problems));
         check_pool(&own_pool, raw.pool.as_ref(), problems);
         let own_routing = routing(below, raw.routing.as_ref(), problems);
-        // Fewer nodes than written were reported above; the rest is only looked at for more errors.
-        let mut nodes = nodes.into_iter();
-        let Some(primary) = nodes.next() else { continue };
+        let Some((primary, replicas)) = nodes else { continue };
         let database = Database {
             name: name.clone(),
             server_database: raw.database.as_ref().map(|d| d.value.clone()),
             primary,
-            replicas: nodes.collect(),
+            replicas,
             pool: own_pool,
             routing: own_routing,
+            sharding,
         };
         if name == "*" {
             wildcard = Some(database);
@@ -70,6 +65,27 @@ pub(super) fn databases(
         }
     }
     (databases, wildcard)
+}
+
+/// A primary and its replicas, each once; `None` if the primary is wrong. Fewer replicas than written were
+/// reported; the rest is only looked at for more errors.
+pub(super) fn nodes(
+    primary: &Located<RawNode>,
+    replicas: Option<&Located<Several<RawNode>>>,
+    problems: &mut Problems,
+) -> Option<(NodeSettings, Vec<NodeSettings>)> {
+    let mut nodes: Vec<NodeSettings> = Vec::new();
+    let replicas = replicas.map(|r| r.value.0.as_slice()).unwrap_or_default();
+    for (n, raw) in std::iter::once(primary).chain(replicas).enumerate() {
+        let Some(node) = node(raw, problems) else { continue };
+        if let Some(other) = nodes.iter().position(|o| o.host == node.host && o.port == node.port) {
+            problems.push(&raw.place, twice(&node, other == 0 && n > 0));
+        }
+        nodes.push(node);
+    }
+    let mut nodes = nodes.into_iter();
+    let primary = nodes.next()?;
+    Some((primary, nodes.collect()))
 }
 
 fn twice(node: &NodeSettings, is_primary: bool) -> Complaint {

@@ -123,6 +123,8 @@ pub(super) const MESSAGE_SIZES: RangeInclusive<u64> = (16 << 10)..=(1 << 30);
 pub(super) const CACHE_SIZES: RangeInclusive<u64> = (1 << 20)..=(64 << 30);
 /// Shares, not absolute numbers: a thousand to one is enough.
 pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
+/// Buckets are chosen once and for ever: more than anybody will have shards.
+pub(super) const BUCKET_COUNTS: RangeInclusive<u64> = 1..=65_536;
 /// More threads than any machine has cores.
 pub(super) const WORKERS: RangeInclusive<u64> = 1..=1024;
 

@@ -14,16 +14,12 @@ const LATER_KEYS: &[(&str, &[&str])] = &[
     ("routing", &["functions"]),
 ];
 
-/// As `LATER_KEYS`, below a name people choose.
-const LATER_DATABASE_KEYS: &[&str] = &["shards", "sharded_tables", "everywhere_tables"];
-
 const LATER_WORDS: &[&str] = &["cert", "peer", "hba"];
 
 /// A key that is not one of `known`.
 pub(super) fn unknown_key(key: &str, place: &Place, known: &[&str]) -> Complaint {
     let complaint = Complaint::new(format!("unknown key {}", shown(key)));
-    let later = LATER_KEYS.iter().any(|(section, keys)| *section == place.section() && keys.contains(&key))
-        || (place.path.starts_with("databases.") && LATER_DATABASE_KEYS.contains(&key));
+    let later = LATER_KEYS.iter().any(|(section, keys)| *section == place.section() && keys.contains(&key));
     if later {
         return complaint.hint(format!("{key} is not supported by this version"));
     }

@@ -22,6 +22,7 @@ mod read;
 mod resolve;
 mod schema;
 mod secret;
+mod sharding;
 mod units;
 mod urls;
 mod users;
@@ -30,7 +31,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::shard::ShardedSchema;
 
 pub use describe::{Setting, describe};
 pub use diff::{ConfigDiff, diff};
@@ -348,6 +352,41 @@ pub struct Database {
     pub pool: PoolSettings,
     /// Routing settings, merged from the defaults.
     pub routing: Routing,
+    /// When it is sharded; `primary` and `replicas` are the first shard's then.
+    pub sharding: Option<Arc<Sharding>>,
+}
+
+/// The shards of a database, and what is spread over them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sharding {
+    /// The shards, in the order of the file.
+    pub shards: Vec<ShardSettings>,
+    /// The declared tables.
+    pub schema: ShardedSchema,
+}
+
+/// One shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardSettings {
+    /// The node that takes writes.
+    pub primary: NodeSettings,
+    /// Nodes that take reads.
+    pub replicas: Vec<NodeSettings>,
+    /// The database's name on this shard; `None`: as for the whole.
+    pub server_database: Option<String>,
+}
+
+/// The words of `function`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardFunctionName {
+    /// PostgreSQL's hash, modulo the number of shards.
+    Hash,
+    /// PostgreSQL's hash, modulo the number of buckets, and a map of buckets.
+    Virtual,
+    /// Value by value.
+    List,
+    /// By order.
+    Range,
 }
 
 /// One PostgreSQL server.
@@ -449,6 +488,22 @@ pub struct AdminSettings {
 }
 
 impl Config {
+    /// Why this configuration cannot be run, though there is nothing wrong with it: sharded databases are
+    /// checked and explained (`pgweir route`, `pgweir hash`), but not served yet.
+    ///
+    /// # Errors
+    /// The first database that is sharded.
+    pub fn check_served(&self) -> Result<(), String> {
+        match self.databases.values().find(|database| database.sharding.is_some()) {
+            None => Ok(()),
+            Some(database) => Err(format!(
+                "databases.{}.shards: serving sharded databases is not supported by this version; \
+                 pgweir route and pgweir hash tell where rows belong",
+                database.name
+            )),
+        }
+    }
+
     /// The database a client asked for, by name or by the wildcard.
     pub fn database(&self, name: &str) -> Option<&Database> {
         self.databases.get(name).or(self.wildcard_database.as_ref())

@@ -9,7 +9,8 @@ use super::hints;
 use super::node::Node;
 use super::read::{Read, scalar};
 use super::{
-    AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, Transactions,
+    AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, ShardFunctionName,
+    Transactions,
 };
 
 /// Ties an enum to its words: `as_str`, reading, JSON schema.
@@ -62,3 +63,5 @@ names!(Sequences, "a way to treat currval and lastval": "refuse" => Refuse, "pin
 names!(Transactions, "a place for transactions":
     "primary" => Primary, "replica_until_write" => ReplicaUntilWrite);
 names!(Consistency, "a consistency": "eventual" => Eventual, "session" => Session, "strong" => Strong);
+names!(ShardFunctionName, "a sharding function":
+    "hash" => Hash, "virtual" => Virtual, "list" => List, "range" => Range);

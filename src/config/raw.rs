@@ -9,7 +9,8 @@ use super::errors::{Complaint, Place, Problems, shown};
 use super::node::{Node, Value};
 use super::read::{Bytes, Named, Read, Several, Time, scalar, settings};
 use super::{
-    AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, Transactions,
+    AuthMethod, ClientTlsMode, Consistency, PoolMode, Reads, Sequences, ServerTlsMode, ShardFunctionName,
+    Transactions,
 };
 
 settings! {
@@ -213,6 +214,80 @@ settings! {
         pool: RawPool,
         /// Overrides of routing settings.
         routing: RawRouting,
+        /// Instead of `primary` and `replicas`: the shards, in an order that must not change.
+        shards: Several<RawShard>,
+        /// Tables whose rows are spread over the shards.
+        sharded_tables: Several<RawShardedTables>,
+        /// Tables with the same rows on every shard: names, `*` standing for any characters.
+        everywhere_tables: Several<String>,
+    }
+}
+
+settings! {
+    /// One shard: a primary and its replicas.
+    struct RawShard as "Shard" {
+        /// The node that takes writes.
+        primary: RawNode,
+        /// Nodes that take reads.
+        replicas: Several<RawNode>,
+        /// The database's name on this shard; by default as for the whole.
+        database: String,
+    }
+}
+
+settings! {
+    /// Tables with one key and one function.
+    struct RawShardedTables as "ShardedTables" {
+        /// Names, `schema.name` or `name`; `*` stands for any characters.
+        tables: Several<String>,
+        /// The key's column, or columns.
+        column: Several<String>,
+        /// The column's type, or the columns' types.
+        key_type = "type": Several<String>,
+        /// From key to shard.
+        function: ShardFunctionName,
+        /// `virtual`: how many buckets; never to change.
+        buckets: u64,
+        /// `virtual`: which shard has which buckets.
+        map: Several<RawBuckets>,
+        /// `list`: which shard has which values.
+        values: Several<RawShardValues>,
+        /// `list`: the shard of all other values.
+        otherwise: u64,
+        /// `range`: which shard has which range.
+        ranges: Several<RawShardRange>,
+    }
+}
+
+settings! {
+    /// Buckets of a shard.
+    struct RawBuckets as "Buckets" {
+        /// The shard, counted from 0.
+        shard: u64,
+        /// Numbers, counted from 0, and ranges of them: `7`, `"0-31"`.
+        buckets: Several<String>,
+    }
+}
+
+settings! {
+    /// Values of a shard.
+    struct RawShardValues as "ShardValues" {
+        /// The shard, counted from 0.
+        shard: u64,
+        /// Values of the key.
+        values: Several<String>,
+    }
+}
+
+settings! {
+    /// A range of a shard.
+    struct RawShardRange as "ShardRange" {
+        /// The shard, counted from 0.
+        shard: u64,
+        /// The lowest value; without one the range has no lower end.
+        from: String,
+        /// The first value that no longer belongs to it; without one the range has no upper end.
+        to: String,
     }
 }
 

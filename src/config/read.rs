@@ -46,12 +46,12 @@ impl<T: JsonSchema> JsonSchema for Located<T> {
 
 /// Declares a section of the file: every key is optional, every other key is an error.
 macro_rules! settings {
-    ($(#[$outer:meta])* struct $name:ident as $title:literal { $($(#[$inner:meta])* $field:ident: $type:ty,)* }) => {
+    ($(#[$outer:meta])* struct $name:ident as $title:literal { $($(#[$inner:meta])* $field:ident $(= $key:literal)?: $type:ty,)* }) => {
         $(#[$outer])*
         #[derive(Default, schemars::JsonSchema)]
         #[schemars(deny_unknown_fields, rename = $title)]
         pub(super) struct $name {
-            $($(#[$inner])* pub $field: Option<$crate::config::read::Located<$type>>,)*
+            $($(#[$inner])* $(#[schemars(rename = $key)])? pub $field: Option<$crate::config::read::Located<$type>>,)*
         }
 
         impl $crate::config::read::Read for $name {
@@ -60,14 +60,25 @@ macro_rules! settings {
                 place: &$crate::config::errors::Place,
                 problems: &mut $crate::config::errors::Problems,
             ) -> Option<Self> {
-                const KEYS: &[&str] = &[$(stringify!($field)),*];
+                const KEYS: &[&str] = &[$($crate::config::read::key!($field $($key)?)),*];
                 let section = $crate::config::read::Section::open(node, place, KEYS, problems)?;
-                Some(Self { $($field: section.field(stringify!($field), problems),)* })
+                Some(Self { $($field: section.field($crate::config::read::key!($field $($key)?), problems),)* })
             }
         }
     };
 }
 pub(super) use settings;
+
+/// A key's name: the field's, unless that would be a word of Rust's.
+macro_rules! key {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $key:literal) => {
+        $key
+    };
+}
+pub(super) use key;
 
 /// A mapping whose keys are known beforehand.
 pub(super) struct Section<'a> {

@@ -10,6 +10,8 @@
 //! 4. `parse` and `tables` ask the parser which tables are read. It decides nothing else, and when it fails
 //!    the tables are just not known.
 //!
+//! 5. For sharded databases `shard_key` finds the shards of a statement, or why there is no answer.
+//!
 //! Nothing here fails, panics, or answers "read" in doubt.
 
 mod analyze;
@@ -25,6 +27,7 @@ mod parse;
 mod reason;
 mod scan;
 mod session_effects;
+mod shard_key;
 mod simple_set;
 mod statement;
 mod tables;
@@ -40,6 +43,7 @@ pub use mentions::{Mentions, NameHash};
 pub use reason::EffectReason;
 pub use scan::{Kind, LexOptions, Scanner, Token};
 pub use session_effects::SessionEffects;
+pub use shard_key::{Destination, KeyPlan, ParameterValue, Parameters, Refusal, explicit_shard, key_plan};
 pub use simple_set::{SetCommand, SetForm, simple_set};
 pub use statement::{Effect, FunctionName, Statement, TableName, Tables};
 pub use transaction::{Isolation, TransactionControl};

@@ -18,17 +18,35 @@ const DEPTH_MAX: usize = 300;
 
 /// The parsed query, if it is short enough and the parser knows it.
 pub(super) fn parse(view: View<'_>) -> Option<Statement> {
-    let sql = rebuild(view)?;
+    read(&rebuild(view, false)?)
+}
+
+/// The same, where each literal and parameter is the number of its token in the whole text.
+pub(super) fn parse_numbered(view: View<'_>) -> Option<Statement> {
+    read(&rebuild(view, true)?)
+}
+
+fn read(sql: &str) -> Option<Statement> {
     let parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(50);
-    let mut statements = parser.try_with_sql(&sql).ok()?.parse_statements().ok()?;
+    let mut statements = parser.try_with_sql(sql).ok()?.parse_statements().ok()?;
     if statements.len() == 1 { statements.pop() } else { None }
 }
 
-fn rebuild(view: View<'_>) -> Option<String> {
+fn rebuild(view: View<'_>, numbered: bool) -> Option<String> {
     let mut sql = String::with_capacity(256);
     let mut depth = 0;
     for at in 0..view.len() {
+        let number;
         let text = match view.kind(at)? {
+            kind @ (Kind::Text | Kind::Verbatim | Kind::Number | Kind::Param) if numbered => {
+                let token = view.absolute(at);
+                number = match kind {
+                    Kind::Number => token.to_string(),
+                    Kind::Param => format!("${token}"),
+                    _ => format!("'{token}'"),
+                };
+                &number
+            }
             Kind::Word => {
                 // The parser takes `ONLY t` for a table called ONLY; with or without, the table is the same.
                 if view.is(at, "only") && matches!(view.kind(at + 1), Some(Kind::Word | Kind::Quoted)) {

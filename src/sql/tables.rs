@@ -98,10 +98,11 @@ impl Visitor for Reader {
     }
 }
 
-fn folded(ident: &Ident) -> String {
+/// A name as PostgreSQL stores it, not yet cut.
+pub(super) fn folded(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
 }
 
-fn cut(name: &str) -> Box<str> {
+pub(super) fn cut(name: &str) -> Box<str> {
     name[..name.floor_char_boundary(63)].into()
 }

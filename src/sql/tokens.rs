@@ -76,6 +76,11 @@ impl<'a> View<'a> {
         self.to - self.from
     }
 
+    /// The number of a token in the whole text.
+    pub(super) fn absolute(&self, at: usize) -> usize {
+        self.from + at
+    }
+
     fn token(&self, at: usize) -> Option<&'a Token> {
         let index = self.from.checked_add(at)?;
         if index < self.to { self.text.tokens.get(index) } else { None }

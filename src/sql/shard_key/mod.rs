@@ -1,0 +1,429 @@
+//! Where the shard key of a statement is, and which shard it leads to.
+//!
+//! [`key_plan`] looks at a text once, with the declared tables in hand; the [`KeyPlan`] says where the key
+//! sits in any text of the same fingerprint ("literal 3", "parameter 2"), so that a repeated statement costs no
+//! parse. [`KeyPlan::destination`] reads the values from one text (and one Bind) and names the shard.
+//!
+//! In doubt the answer is a [`Refusal`]: a statement that is refused can be written otherwise or sent with an
+//! explicit shard; one that runs on a wrong shard cannot be taken back.
+
+mod constant;
+mod extract;
+mod refusal;
+
+pub use refusal::Refusal;
+
+use crate::shard::{KeyValue, ShardNumber, ShardedSchema};
+
+use super::classify::{Verdict, classify};
+use super::functions::{Meaning, builtin};
+use super::hint::Hint;
+use super::normalize::{Collected, normalize};
+use super::parse::parse_numbered;
+use super::scan::{Kind, LexOptions};
+use super::session_effects::SessionEffects;
+use super::statement::Effect;
+use super::tokens::{Text, View};
+use constant::{NoValue, Source};
+use extract::{Occurrence, Origin, Rows};
+
+/// The shard that a comment asks for, whatever the statement is: by its number, or by a key where all sharded
+/// tables have one function. None when it asks for nothing.
+///
+/// # Errors
+/// There is no such shard, or the key is none.
+pub fn explicit_shard(
+    hint: &Hint,
+    shards: u32,
+    schema: &ShardedSchema,
+) -> Result<Option<ShardNumber>, Refusal> {
+    if let Some(shard) = hint.shard {
+        return if shard < shards { Ok(Some(shard)) } else { Err(Refusal::NoSuchShard(shard)) };
+    }
+    let Some(text) = hint.key.as_deref() else { return Ok(None) };
+    let (first, others) = schema.sharded.split_first().ok_or(Refusal::WhichKey)?;
+    let ([column], true) = (first.key.as_slice(), others.iter().all(|other| first.is_colocated_with(other)))
+    else {
+        return Err(Refusal::WhichKey);
+    };
+    let unread = Refusal::Value { column: column.name.clone(), wanted: column.key_type.as_str() };
+    let value = KeyValue::from_text(column.key_type, text).ok_or(unread)?;
+    let shard = first.function.shard(&[Some(&value)]);
+    shard.map(Some).ok_or_else(|| Refusal::NoShard(column.name.clone()))
+}
+
+/// What a Bind gives.
+pub trait Parameters {
+    /// The type declared for `$number` in Parse; 0 if none is.
+    fn declared(&self, number: u32) -> u32;
+    /// Its value; none if nothing is bound.
+    fn value(&self, number: u32) -> Option<ParameterValue<'_>>;
+    /// Whether client and server both speak UTF-8, so that the bytes of texts are those that are stored.
+    fn is_utf8(&self) -> bool;
+}
+
+/// The value of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterValue<'a> {
+    /// NULL.
+    Null,
+    /// In text format.
+    Text(&'a [u8]),
+    /// In binary format.
+    Binary(&'a [u8]),
+}
+
+/// Where a text must run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Any shard gives the same answer.
+    Any,
+    /// One shard.
+    Shard {
+        /// Its number.
+        shard: ShardNumber,
+        /// The table that decided, for explanations.
+        table: String,
+    },
+}
+
+/// Where the key sits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPlan {
+    statements: Vec<Plan>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Plan {
+    /// No sharded table: any shard.
+    Anywhere,
+    /// Bound by keys.
+    Keyed {
+        occurrences: Vec<Occurrence>,
+        /// Rows to insert, behind this token.
+        rows: Option<(Rows, usize)>,
+    },
+    Refused(Refusal),
+}
+
+/// The plan of every text with the fingerprint of this one.
+pub fn key_plan(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> KeyPlan {
+    let refused = |refusal| KeyPlan { statements: vec![Plan::Refused(refusal)] };
+    if lex.backslash_trail_bytes && !sql.is_ascii() {
+        return refused(Refusal::NotUnderstood);
+    }
+    let mut collected = Collected::default();
+    normalize(sql, lex, &mut collected, &mut ());
+    if collected.overflow {
+        return refused(Refusal::NotUnderstood);
+    }
+    let text = Text::new(sql, &collected.tokens);
+    let statements = text.statements().into_iter().map(|view| plan(view, schema)).collect();
+    KeyPlan { statements }
+}
+
+fn plan(view: View<'_>, schema: &ShardedSchema) -> Plan {
+    try_plan(view, schema).unwrap_or_else(Plan::Refused)
+}
+
+fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
+    /// What concerns the session alone, and may be done on any shard.
+    const HARMLESS: SessionEffects = SessionEffects::SETTING
+        .union(SessionEffects::SETTING_LOCAL)
+        .union(SessionEffects::DEALLOCATE)
+        .union(SessionEffects::DISCARD_ALL)
+        .union(SessionEffects::UNLISTEN)
+        .union(SessionEffects::ADVISORY_UNLOCK);
+    let verdict = classify(view);
+    if verdict.control.is_some() {
+        return match view.word(0) {
+            b"prepare" => Err(Refusal::Construct("PREPARE TRANSACTION")),
+            _ => Ok(Plan::Anywhere),
+        };
+    }
+    match view.word(0) {
+        b"prepare" => return Err(Refusal::Construct("PREPARE as a statement of SQL")),
+        b"execute" => return Err(Refusal::Construct("EXECUTE as a statement of SQL")),
+        b"listen" => return Err(Refusal::Construct("LISTEN")),
+        b"notify" => return Err(Refusal::Construct("NOTIFY")),
+        b"call" | b"do" => return Err(Refusal::Construct("code on the server")),
+        b"copy" if verdict.query.is_none() => return Err(Refusal::Construct("COPY of a table")),
+        b"set" | b"reset" | b"show" | b"discard" | b"deallocate" | b"unlisten" | b"fetch" | b"move"
+        | b"close" => return Ok(Plan::Anywhere),
+        _ => {}
+    }
+    let Some((from, to)) = verdict.query.filter(|_| !verdict.is_ddl) else {
+        let name: String =
+            view.identifier(0).map_or_else(|| "the statement".into(), |w| w.to_ascii_uppercase());
+        return match verdict.effect {
+            Effect::Empty => Ok(Plan::Anywhere),
+            Effect::Unknown => Err(Refusal::NotUnderstood),
+            _ => Err(Refusal::AllShards(name)),
+        };
+    };
+    if verdict.session.intersects(SessionEffects::NOTIFY) {
+        return Err(Refusal::Construct("NOTIFY"));
+    }
+    let query = view.slice(from, to);
+    let statement = parse_numbered(query).ok_or(Refusal::NotUnderstood)?;
+    let found = extract::extract(&statement, schema)?;
+    if let Some(function) = unknown_function(&verdict, found.calls_set) {
+        return Err(Refusal::Function(function));
+    }
+    if let Some(table) = found.everywhere_written {
+        return Err(Refusal::AllShards(format!("a change of table \"{table}\"")));
+    }
+    for occurrence in &found.occurrences {
+        check_bound(occurrence, query, schema)?;
+    }
+    let rows = match found.rows {
+        Some(rows) => Some((rows, values_token(query).ok_or(Refusal::NotUnderstood)?)),
+        None => None,
+    };
+    if found.occurrences.is_empty() && rows.is_none() {
+        let only_settings = HARMLESS.union(verdict.session) == HARMLESS && found.has_no_tables;
+        return match verdict.effect {
+            Effect::Empty | Effect::Read => Ok(Plan::Anywhere),
+            // A cursor over tables that are everywhere, or a change of settings.
+            Effect::Session if only_settings || view.is(0, "declare") => Ok(Plan::Anywhere),
+            Effect::Write if only_settings && only_session_functions(&verdict) => Ok(Plan::Anywhere),
+            _ => Err(Refusal::Nowhere),
+        };
+    }
+    Ok(Plan::Keyed { occurrences: found.occurrences, rows })
+}
+
+/// Whether all functions that count as writes concern the session alone.
+fn only_session_functions(verdict: &Verdict) -> bool {
+    verdict.functions.iter().all(|function| {
+        matches!(&*function.name, "set_config" | "pg_advisory_unlock_all")
+            || builtin(&function.name) == Meaning::Read
+    })
+}
+
+/// A function that may read anything.
+fn unknown_function(verdict: &Verdict, calls_set: bool) -> Option<String> {
+    let is_known = |name: &str| builtin(name) != Meaning::Unknown && !name.contains("_to_xml");
+    let mut functions = verdict.functions.iter();
+    let found = functions.find(|function| {
+        // `UPDATE t SET (a, b) = …` looks like one.
+        let is_keyword = &*function.name == "set" && function.schema.is_none() && !calls_set;
+        (!is_keyword && !is_known(&function.name))
+            || function.schema.as_deref().is_some_and(|schema| schema != "pg_catalog")
+    });
+    found.map(ToString::to_string)
+}
+
+/// Whether each column of the key is bound, by something that stands where it is looked for.
+fn check_bound(occurrence: &Occurrence, view: View<'_>, schema: &ShardedSchema) -> Result<(), Refusal> {
+    let key = schema.sharded.get(occurrence.group).map(|tables| tables.key.as_slice()).unwrap_or_default();
+    for (origin, column) in occurrence.key.iter().zip(key) {
+        let stands = match origin {
+            None => false,
+            Some(Origin::List { open, .. }) => open
+                .checked_sub(view.absolute(0))
+                .is_some_and(|at| view.punct(at, b"(") || view.punct(at, b"[")),
+            // Keys of several columns take one value for each.
+            Some(_) => true,
+        };
+        let single = key.len() == 1 || matches!(origin, Some(Origin::Constant { .. } | Origin::Bool(_)));
+        if !stands || !single {
+            return Err(Refusal::NoKey { table: occurrence.table.clone(), column: column.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// The VALUES of an INSERT, outside of any parentheses.
+fn values_token(view: View<'_>) -> Option<usize> {
+    let mut at = 0;
+    while at < view.len() {
+        if view.punct(at, b"(") {
+            at = view.partner(at)?;
+        } else if view.is(at, "values") {
+            return Some(view.absolute(at));
+        }
+        at += 1;
+    }
+    None
+}
+
+impl KeyPlan {
+    /// The first refusal that no value can change.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.statements.iter().find_map(|plan| match plan {
+            Plan::Refused(refusal) => Some(refusal),
+            Plan::Anywhere | Plan::Keyed { .. } => None,
+        })
+    }
+
+    /// Whether some statement of it needs a key.
+    pub fn is_keyed(&self) -> bool {
+        self.statements.iter().any(|plan| matches!(plan, Plan::Keyed { .. }))
+    }
+
+    /// Where this text, which has the plan's fingerprint, must run.
+    ///
+    /// # Errors
+    /// Why it cannot be answered.
+    pub fn destination(
+        &self,
+        sql: &[u8],
+        lex: LexOptions,
+        schema: &ShardedSchema,
+        parameters: &dyn Parameters,
+    ) -> Result<Destination, Refusal> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal.clone());
+        }
+        if !self.is_keyed() {
+            return Ok(Destination::Any);
+        }
+        let mut collected = Collected::default();
+        normalize(sql, lex, &mut collected, &mut ());
+        let source = Source { text: sql, tokens: &collected.tokens, lex, parameters };
+        let mut found: Option<(ShardNumber, String)> = None;
+        let mut add = |shard: ShardNumber, table: &str| match &found {
+            Some((other, _)) if *other != shard => Err(Refusal::SeveralShards),
+            Some(_) => Ok(()),
+            None => {
+                found = Some((shard, table.to_owned()));
+                Ok(())
+            }
+        };
+        for plan in &self.statements {
+            let Plan::Keyed { occurrences, rows } = plan else { continue };
+            for occurrence in occurrences {
+                let shards = shards_of(occurrence, source, schema)?;
+                // Without a value nothing matches, wherever it runs.
+                for shard in shards {
+                    add(shard, &occurrence.table)?;
+                }
+            }
+            if let Some((rows, values)) = rows {
+                for shard in shards_of_rows(rows, *values, source, schema)? {
+                    add(shard, &rows.table)?;
+                }
+            }
+        }
+        Ok(found.map_or(Destination::Any, |(shard, table)| Destination::Shard { shard, table }))
+    }
+
+    /// Where the key sits, in words: `literal`, `parameter $2 as bigint`; a line for each occurrence.
+    pub fn describe(&self, sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> Vec<String> {
+        let mut collected = Collected::default();
+        normalize(sql, lex, &mut collected, &mut ());
+        let tokens = &collected.tokens;
+        let is_value = |kind: Kind| matches!(kind, Kind::Text | Kind::Number | Kind::Param);
+        let value = |token: usize| match tokens.get(token) {
+            Some(t) if t.kind == Kind::Param => {
+                format!("parameter {}", String::from_utf8_lossy(sql.get(t.start..t.end).unwrap_or_default()))
+            }
+            _ => {
+                let before = tokens.iter().take(token).filter(|t| is_value(t.kind)).count();
+                format!("literal {}", before + 1)
+            }
+        };
+        let mut lines = Vec::new();
+        for plan in &self.statements {
+            let Plan::Keyed { occurrences, rows } = plan else { continue };
+            for occurrence in occurrences {
+                let Some(tables) = schema.sharded.get(occurrence.group) else { continue };
+                for (origin, column) in occurrence.key.iter().zip(&tables.key) {
+                    let place = match origin {
+                        Some(Origin::Constant { token, .. }) => value(*token),
+                        Some(Origin::Bool(word)) => word.to_string(),
+                        Some(Origin::List { open, .. }) => format!("list from {}", value(open + 1)),
+                        Some(Origin::Array { token, .. }) => format!("array in {}", value(*token)),
+                        None => continue,
+                    };
+                    let type_name = column.key_type.as_str();
+                    lines.push(format!("{}.{} = {place} as {type_name}", occurrence.table, column.name));
+                }
+            }
+            if let Some((rows, _)) = rows
+                && let Some(tables) = schema.sharded.get(rows.group)
+            {
+                for (at, column) in rows.key.iter().zip(&tables.key) {
+                    let (table, name, of) = (&rows.table, &column.name, column.key_type.as_str());
+                    lines.push(format!("{table}.{name} = column {} of VALUES as {of}", at + 1));
+                }
+            }
+        }
+        lines
+    }
+}
+
+/// The shards of the values that an occurrence is bound to.
+fn shards_of(
+    occurrence: &Occurrence,
+    source: Source<'_>,
+    schema: &ShardedSchema,
+) -> Result<Vec<ShardNumber>, Refusal> {
+    let tables = schema.sharded.get(occurrence.group).ok_or(Refusal::NotUnderstood)?;
+    let mut columns: Vec<Vec<Option<KeyValue>>> = Vec::new();
+    for (origin, column) in occurrence.key.iter().zip(&tables.key) {
+        let of = column.key_type;
+        let values = match origin {
+            Some(Origin::Constant { token, negative, cast }) => {
+                source.constant(*token, *negative, *cast, of).map(|value| vec![value])
+            }
+            Some(Origin::Bool(word)) if of == crate::shard::KeyType::Bool => {
+                Ok(vec![Some(KeyValue::Bool(*word))])
+            }
+            Some(Origin::List { open, cast }) => source.list(*open, *cast, of),
+            Some(Origin::Array { token, cast }) => source.array(*token, *cast, of),
+            Some(Origin::Bool(_)) | None => Err(NoValue::Unread),
+        };
+        columns.push(values.map_err(|none| no_value(none, &column.name, of))?);
+    }
+    let name = || tables.key.first().map(|column| column.name.clone()).unwrap_or_default();
+    let mut shards = Vec::new();
+    let mut add = |key: &[Option<&KeyValue>]| -> Result<(), Refusal> {
+        // Nothing equals NULL.
+        if key.iter().all(Option::is_some) {
+            shards.push(tables.function.shard(key).ok_or_else(|| Refusal::NoShard(name()))?);
+        }
+        Ok(())
+    };
+    match columns.as_slice() {
+        [values] => {
+            for value in values {
+                add(&[value.as_ref()])?;
+            }
+        }
+        columns => {
+            let key: Option<Vec<Option<&KeyValue>>> =
+                columns.iter().map(|values| values.first().map(Option::as_ref)).collect();
+            add(&key.ok_or(Refusal::NotUnderstood)?)?;
+        }
+    }
+    Ok(shards)
+}
+
+fn shards_of_rows(
+    rows: &Rows,
+    values: usize,
+    source: Source<'_>,
+    schema: &ShardedSchema,
+) -> Result<Vec<ShardNumber>, Refusal> {
+    let tables = schema.sharded.get(rows.group).ok_or(Refusal::NotUnderstood)?;
+    let wanted: Vec<_> =
+        rows.key.iter().zip(&tables.key).map(|(at, column)| (*at, column.key_type)).collect();
+    let column = tables.key.first().ok_or(Refusal::NotUnderstood)?;
+    let read = source.rows(values, rows.columns, &wanted);
+    let read = read.map_err(|none| no_value(none, &column.name, column.key_type))?;
+    read.iter()
+        .map(|key| {
+            let key: Vec<_> = key.iter().map(Option::as_ref).collect();
+            tables.function.shard(&key).ok_or_else(|| Refusal::NoShard(column.name.clone()))
+        })
+        .collect()
+}
+
+fn no_value(none: NoValue, column: &str, of: crate::shard::KeyType) -> Refusal {
+    match none {
+        NoValue::Unread => Refusal::Value { column: column.to_owned(), wanted: of.as_str() },
+        NoValue::Parameter(number) => Refusal::Parameter(number),
+    }
+}

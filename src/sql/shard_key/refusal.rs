@@ -1,0 +1,164 @@
+//! Why a statement is not answered in a sharded database: what it holds, and what to do instead.
+
+use std::fmt;
+
+/// The reason, in the words of the error a client gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A sharded table without a key.
+    NoKey {
+        /// The table.
+        table: String,
+        /// The key's column.
+        column: String,
+    },
+    /// Keys of several shards.
+    SeveralShards,
+    /// A table that pooler.yaml does not mention.
+    Undeclared(String),
+    /// A table that several declarations may mean.
+    Ambiguous(String),
+    /// An UPDATE that assigns the key.
+    KeyUpdate {
+        /// The table.
+        table: String,
+        /// The key's column.
+        column: String,
+    },
+    /// An INSERT whose key cannot be seen.
+    Insert {
+        /// The table.
+        table: String,
+        /// What it is about the INSERT.
+        what: &'static str,
+    },
+    /// A function that is not built in: nobody knows what it reads.
+    Function(String),
+    /// Something that is not supported here.
+    Construct(&'static str),
+    /// What must run on all shards.
+    AllShards(String),
+    /// It writes or locks, and nothing says on which shard.
+    Nowhere,
+    /// The parser does not know it.
+    NotUnderstood,
+    /// The key's value is not read.
+    Value {
+        /// The key's column.
+        column: String,
+        /// The type it should have.
+        wanted: &'static str,
+    },
+    /// The function has no shard for the value.
+    NoShard(String),
+    /// A parameter that is not there (yet).
+    Parameter(u32),
+    /// A shard was asked for that does not exist.
+    NoSuchShard(u32),
+    /// An explicit key, where there are different functions.
+    WhichKey,
+}
+
+impl Refusal {
+    /// A word for metrics and reports.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NoKey { .. } => "no_key",
+            Self::SeveralShards => "several_shards",
+            Self::Undeclared(_) => "undeclared",
+            Self::Ambiguous(_) => "ambiguous",
+            Self::KeyUpdate { .. } => "key_update",
+            Self::Insert { .. } => "insert",
+            Self::Function(_) => "function",
+            Self::Construct(_) => "construct",
+            Self::AllShards(_) => "all_shards",
+            Self::Nowhere => "nowhere",
+            Self::NotUnderstood => "not_understood",
+            Self::Value { .. } => "value",
+            Self::NoShard(_) => "no_shard",
+            Self::Parameter(_) => "parameter",
+            Self::NoSuchShard(_) => "no_such_shard",
+            Self::WhichKey => "which_key",
+        }
+    }
+
+    /// What to do instead.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoKey { table, column } => {
+                format!(
+                    "Add a condition like {table}.{column} = value to WHERE, or choose a shard: /* pgweir: shard=0 */."
+                )
+            }
+            Self::SeveralShards => "Use one statement for each key.".to_owned(),
+            Self::Undeclared(table) => {
+                format!(
+                    "Add {table} to sharded_tables or everywhere_tables in pooler.yaml, or choose a shard: /* pgweir: shard=0 */."
+                )
+            }
+            Self::Ambiguous(_) => "Write the table's schema.".to_owned(),
+            Self::KeyUpdate { .. } => "Delete the row and insert it with its new key.".to_owned(),
+            Self::Insert { .. } => {
+                "Write INSERT INTO table (columns) VALUES with the key's value as a literal or parameter."
+                    .to_owned()
+            }
+            Self::Function(_)
+            | Self::Construct(_)
+            | Self::AllShards(_)
+            | Self::Nowhere
+            | Self::NotUnderstood => {
+                "Choose a shard: /* pgweir: shard=0 */, or SET pgweir.shard = 0.".to_owned()
+            }
+            Self::Value { wanted, .. } => {
+                format!(
+                    "Give it as a literal or parameter of type {wanted}; dates and times in ISO form, timestamptz with an offset."
+                )
+            }
+            Self::NoShard(_) => "Add it to the function in pooler.yaml.".to_owned(),
+            Self::Parameter(_) => "Bind the statement with a value.".to_owned(),
+            Self::NoSuchShard(_) => "Shards are counted from 0 in the order of pooler.yaml.".to_owned(),
+            Self::WhichKey => "Choose a shard by its number: /* pgweir: shard=0 */.".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKey { table, column } => {
+                write!(
+                    f,
+                    "table \"{table}\" is sharded by \"{column}\", and the statement does not say which"
+                )
+            }
+            Self::SeveralShards => f.write_str("the statement has keys of several shards"),
+            Self::Undeclared(table) => {
+                write!(f, "table \"{table}\" is not declared in this sharded database")
+            }
+            Self::Ambiguous(table) => write!(f, "table \"{table}\" may be meant by several declarations"),
+            Self::KeyUpdate { table, column } => {
+                write!(f, "the sharding key \"{column}\" of table \"{table}\" cannot be updated")
+            }
+            Self::Insert { table, what } => write!(f, "INSERT into sharded table \"{table}\" {what}"),
+            Self::Function(name) => {
+                write!(f, "function {name} is not built in: which tables it uses is not known")
+            }
+            Self::Construct(what) => write!(f, "{what} is not supported in a sharded database"),
+            Self::AllShards(what) => write!(f, "{what} would have to run on all shards"),
+            Self::Nowhere => f.write_str("the statement writes or locks, and does not say on which shard"),
+            Self::NotUnderstood => f.write_str("the statement is not understood: its shard is not known"),
+            Self::Value { column, wanted } => {
+                write!(
+                    f,
+                    "the value of the sharding key \"{column}\" is not known to be one of type {wanted}"
+                )
+            }
+            Self::NoShard(column) => write!(f, "no shard has this value of the sharding key \"{column}\""),
+            Self::Parameter(number) => {
+                write!(f, "the sharding key is parameter ${number}, which has no value")
+            }
+            Self::NoSuchShard(shard) => write!(f, "there is no shard {shard}"),
+            Self::WhichKey => f.write_str("sharded tables have different functions: a key alone is no shard"),
+        }
+    }
+}
