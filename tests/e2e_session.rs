@@ -753,7 +753,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("MEM", "name s, size i, used i, free i, memtotal i"),
     (
         "CLUSTER",
-        "database s, shard i, node s, role s, observed_role s, state s, standing s, timeline q, replay_lsn s, lag_bytes q, lag_ms q, in_flight i, weight i, statements q, failures q, banned i, why s",
+        "database s, shard i, node s, role s, observed_role s, state s, standing s, timeline q, replay_lsn s, lag_bytes q, lag_ms q, in_flight i, weight i, near i, latency_us q, statements q, failures q, banned i, why s",
     ),
     ("ROUTES", "database s, target s, reason s, count q"),
 ];
