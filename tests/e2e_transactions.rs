@@ -100,6 +100,9 @@ async fn what_may_lead_a_transaction() {
         ("BEGIN", "SELECT set_config('work_mem', '1MB', true)", false),
         ("BEGIN", "SAVEPOINT s", false),
         ("BEGIN", "/* pgweir: primary */ SELECT v FROM t", false),
+        ("/* pgweir: primary */ BEGIN", "SELECT v FROM t", false),
+        ("BEGIN", "SELECT current_setting('transaction_read_only')", false),
+        ("BEGIN", "SELECT txid_current_if_assigned()", false),
     ] {
         assert_eq!(leads(&app, &database, &client, begin, sql).await, expected, "{begin}; {sql}");
     }

@@ -68,7 +68,7 @@ impl ClientSession {
             return false;
         }
         let message = self.wire.inbox.split_to(batch.len).freeze();
-        let may_lead = self.begin_may_lead(plan.control);
+        let may_lead = self.begin_may_lead(plan);
         self.begun = Some(Begun { message, work: plan.work, may_lead });
         self.transaction_began.get_or_insert_with(Instant::now);
         self.answer(tag, TransactionStatus::InTransaction);

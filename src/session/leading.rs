@@ -58,13 +58,15 @@ pub(super) struct Leading {
 impl ClientSession {
     /// Whether a transaction that begins so may begin on a replica, as far as its BEGIN tells. `None`: the server's
     /// default decides.
-    pub(super) fn begin_may_lead(&self, control: Option<TransactionControl>) -> Option<bool> {
-        let Some(TransactionControl::Begin { read_only, isolation, deferrable }) = control else {
+    pub(super) fn begin_may_lead(&self, plan: &Plan) -> Option<bool> {
+        let Some(TransactionControl::Begin { read_only, isolation, deferrable }) = plan.control else {
             return Some(false);
         };
         let routing = &self.database.settings.routing;
         // READ ONLY has a way of its own, and a standby refuses READ WRITE.
-        if routing.transactions == Transactions::Primary || read_only.is_some() || deferrable == Some(true) {
+        let elsewhere =
+            routing.transactions == Transactions::Primary || plan.work.hint == Some(HintRole::Primary);
+        if elsewhere || read_only.is_some() || deferrable == Some(true) {
             return Some(false);
         }
         match (isolation, self.settings.value(ISOLATION)) {
