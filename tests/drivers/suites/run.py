@@ -42,7 +42,9 @@ def one(cluster, variant, options):
     if directly.count(outcomes.PASSED) <= len(directly.tests) // 2:
         raise Failed(f"the suite itself does not run: see {LOGS / f'{variant}.direct.log'}")
     log = LOGS / f"{variant}.pgweir-itself.log"
-    with servers.pgweir(cluster, options.rotate, not options.primary_only, log, **getattr(variant, "pool", {})) as target:
+    more = {"extra": "routing: {transactions: replica_until_write}\n"} if options.until_write else {}
+    more |= getattr(variant, "pool", {})
+    with servers.pgweir(cluster, options.rotate, not options.primary_only, log, **more) as target:
         through = variant.run(target, options.selection, LOGS / f"{variant}.pgweir.log")
         routes = target.routes()
     say(f"  {variant} through pgweir: {summary(through)}")
@@ -97,6 +99,7 @@ def main():
     parser.add_argument("--list", action="store_true", help="name the variants and end")
     parser.add_argument("--rotate", action="store_true", help="each transaction on another server connection, checked when it returns")
     parser.add_argument("--primary-only", action="store_true", help="pgweir knows no replicas")
+    parser.add_argument("--until-write", action="store_true", help="transactions begin on replicas (routing.transactions)")
     parser.add_argument("--keep-direct", action="store_true", help="compare with the last direct run instead of a new one")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
