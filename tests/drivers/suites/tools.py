@@ -42,7 +42,7 @@ def source(package, version):
         return found
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
+        command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--ignore-requires-python"]
         subprocess.run([*command, "--no-binary", ":all:", "-d", scratch, f"{package}=={version}"], check=True)
         (archive,) = pathlib.Path(scratch).glob("*.tar.gz")
         with tarfile.open(archive) as packed:
