@@ -15,6 +15,15 @@ use super::read::{Located, Several};
 use super::resolve::number;
 use super::{NodeSettings, ShardFunctionName, ShardSettings, Sharding, databases, defaults};
 
+/// Keys that do not go with shards, or not without them.
+fn misplaced(keys: [(&str, Option<&Place>); 2], how: &str, hint: &str, problems: &mut Problems) {
+    for (key, place) in keys {
+        if let Some(place) = place {
+            problems.push(place, Complaint::new(format!("{key} {how} shards")).hint(hint));
+        }
+    }
+}
+
 /// What a database's section says of shards; `None` when it says nothing of them, or when that is wrong.
 pub(super) fn sharding(
     name: &str,
@@ -27,26 +36,15 @@ pub(super) fn sharding(
             ("sharded_tables", raw.sharded_tables.as_ref().map(|r| &r.place)),
             ("everywhere_tables", raw.everywhere_tables.as_ref().map(|r| &r.place)),
         ];
-        for (key, place) in more {
-            if let Some(place) = place {
-                let complaint = Complaint::new(format!("{key} without shards"))
-                    .hint("add shards: [{primary: \"host:5432\"}, …], or remove the key");
-                problems.push(place, complaint);
-            }
-        }
+        let hint = "add shards: [{primary: \"host:5432\"}, …], or remove the key";
+        misplaced(more, "without", hint, problems);
         return None;
     };
     let whole = [
         ("primary", raw.primary.as_ref().map(|r| &r.place)),
         ("replicas", raw.replicas.as_ref().map(|r| &r.place)),
     ];
-    for (key, place) in whole {
-        if let Some(place) = place {
-            let complaint = Complaint::new(format!("{key} beside shards"))
-                .hint("each shard has a primary and replicas of its own");
-            problems.push(place, complaint);
-        }
-    }
+    misplaced(whole, "beside", "each shard has a primary and replicas of its own", problems);
     if name == "*" {
         let complaint = Complaint::new("the database of all other names cannot be sharded")
             .hint("give the sharded database its name");

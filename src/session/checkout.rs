@@ -37,9 +37,7 @@ impl ClientSession {
         began: Instant,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         loop {
-            let patience = self.database.settings.routing.failover_wait;
-            let result = self.checkout_within(work, needs, Some(patience), began).await?;
-            let lease = match result {
+            let lease = match self.checkout_uncounted(work, needs, began).await? {
                 Ok(lease) => lease,
                 Err(response) => return Ok(Err(response)),
             };
@@ -86,9 +84,10 @@ impl ClientSession {
         &mut self,
         work: Work,
         needs: Needs<'_>,
+        began: Instant,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let patience = self.database.settings.routing.failover_wait;
-        self.checkout_within(work, needs, Some(patience), Instant::now()).await
+        self.checkout_within(work, needs, Some(patience), began).await
     }
 
     /// As [`Self::checkout_uncounted`], where `patience` bounds the wait for a primary; with `None` it is waited for

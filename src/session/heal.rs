@@ -30,7 +30,7 @@ const REPLAY_BYTES_MAX: usize = 64 * 1024;
 const TRIES_MAX: u8 = 10;
 
 /// A batch that may be tried again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Replay {
     pub bytes: BytesMut,
     pub end: BatchEnd,
@@ -42,9 +42,7 @@ pub(super) struct Replay {
 #[derive(Debug)]
 pub(super) struct Heal {
     /// From that Bind on.
-    rest: BytesMut,
-    end: BatchEnd,
-    tries: u8,
+    rest: Replay,
     name: Vec<u8>,
     definition: Arc<Definition>,
     /// The body of the error.
@@ -58,8 +56,8 @@ impl ClientSession {
         if !expected || !is_stale_plan(body) || lease.status != TransactionStatus::Idle {
             return false;
         }
-        let Some(Replay { bytes, end, tries }) = self.replay.take() else { return false };
-        let Some((skip, name)) = first_use(&bytes) else { return false };
+        let Some(mut replay) = self.replay.take() else { return false };
+        let Some((skip, name)) = first_use(&replay.bytes) else { return false };
         let Some(definition) = self.statements.find(&name).cloned() else { return false };
         self.exchange.describes_again = !self.exchange.expects_bind();
         let mut aftermath = Aftermath::default();
@@ -68,10 +66,8 @@ impl ClientSession {
         if !self.exchange.swallow_sync() {
             return false;
         }
-        let mut bytes = bytes;
-        let rest = bytes.split_off(skip);
-        self.heal =
-            Some(Box::new(Heal { rest, end, tries: tries + 1, name, definition, error: body.to_vec() }));
+        let rest = Replay { bytes: replay.bytes.split_off(skip), end: replay.end, tries: replay.tries + 1 };
+        self.heal = Some(Box::new(Heal { rest, name, definition, error: body.to_vec() }));
         true
     }
 
@@ -92,21 +88,19 @@ impl ClientSession {
         lease: &mut ServerLease,
         heal: Heal,
     ) -> Result<(), SessionError> {
-        let Heal { rest, end, tries, name, definition, error } = heal;
+        let Heal { rest, name, definition, error } = heal;
         let error = match self.prepare_now(lease, &name, &definition).await? {
             Ok(shape) => {
-                if self.statements.fits(&name, shape) || asks_again(&rest) {
+                if self.statements.fits(&name, shape) || asks_again(&rest.bytes) {
                     tracing::debug!(
                         client = self.handle().id.0,
                         "a statement was prepared again: its result type has changed"
                     );
-                    let again = plan(&rest, self.given(None))?;
+                    let again = plan(&rest.bytes, self.given(None))?;
                     // Another change may commit before the batch comes to it.
-                    if tries < TRIES_MAX {
-                        self.replay = Some(Replay { bytes: rest.clone(), end, tries });
-                    }
-                    let batch = Batch { end, len: rest.len() };
-                    return self.build_extended(lease, &rest, again, batch);
+                    self.replay = (rest.tries < TRIES_MAX).then(|| rest.clone());
+                    let batch = Batch { end: rest.end, len: rest.bytes.len() };
+                    return self.build_extended(lease, &rest.bytes, again, batch);
                 }
                 error
             }
@@ -115,7 +109,7 @@ impl ClientSession {
         self.saw_error = true;
         self.exchange.describes_again = false;
         raw_error(&mut self.wire.outbox, &error);
-        if end == BatchEnd::Sync {
+        if rest.end == BatchEnd::Sync {
             if !self.listening.hold() {
                 backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
             }

@@ -556,7 +556,11 @@ async fn checkout_anywhere(session: &mut ClientSession) -> Result<crate::pool::S
         Ok(lease) => Ok(lease),
         Err(response) if response.code == SqlState::CANNOT_CONNECT_NOW && has_replicas => {
             let read = Work { effect: Effect::Read, ..Work::NONE };
-            session.checkout_uncounted(read, Needs::Nothing).await.map_err(gone)?.map_err(Refusal::Told)
+            session
+                .checkout_uncounted(read, Needs::Nothing, Instant::now())
+                .await
+                .map_err(gone)?
+                .map_err(Refusal::Told)
         }
         Err(response) => Err(Refusal::Told(response)),
     }

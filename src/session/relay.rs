@@ -105,21 +105,11 @@ impl ClientSession {
                     Reason::SameTransaction
                 };
                 self.database.routes.count(held);
-                if self.leading.is_some() {
-                    self.arm_retry(batch, &plan);
-                }
                 lease
             }
             None => {
                 match self.checkout_beginning(work, &plan, begun.as_ref().filter(|_| leads), began).await? {
-                    Ok(lease) => {
-                        if begun.is_none() || self.leading.is_some() {
-                            self.arm_retry(batch, &plan);
-                        } else {
-                            self.retry.runs_elsewhere();
-                        }
-                        lease
-                    }
+                    Ok(lease) => lease,
                     Err(response) => {
                         if begun.is_some() {
                             self.transaction_began = None;
@@ -130,6 +120,12 @@ impl ClientSession {
                 }
             }
         };
+        // What stands alone, or has only read so far.
+        if is_free || self.leading.is_some() {
+            self.arm_retry(batch, &plan);
+        } else {
+            self.retry.runs_elsewhere();
+        }
         if let Some(begun) = begun
             && let Err(error) = self.begin_on(&mut lease, begun, &plan).await
         {
