@@ -311,7 +311,9 @@ fn reads_go_to_replicas_and_never_miss_a_write_of_their_shard() {
             fine(&mut reader, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
         }
         let routes = ask(&mut console, "SHOW ROUTES");
-        ["events|0|replica", "events|1|replica"].iter().all(|start| routes.iter().any(|row| row.starts_with(start)))
+        ["|0", "|1"].iter().all(|shard| {
+            routes.iter().any(|row| row.starts_with("events|replica|") && row.ends_with(shard))
+        })
     });
     let nodes = ask(&mut console, "SHOW CLUSTER");
     assert_eq!(nodes.iter().filter(|row| row.starts_with("events|1|")).count(), 3, "{nodes:?}");
@@ -459,4 +461,21 @@ fn settings_made_in_a_transaction_on_all_shards_are_the_clients() {
         fine(&mut other, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"));
     }
     assert_eq!(sharded.direct("SELECT string_agg(text, ' ' ORDER BY text) FROM note"), ["4MB 7MB", "4MB 7MB"]);
+}
+
+#[test]
+fn the_console_explains_the_shard_of_a_statement() {
+    let sharded = sharded();
+    let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
+    let mut explain = |sql: &str| ask(&mut console, &format!("EXPLAIN ROUTE {sql}"));
+    let one = explain("SELECT * FROM event WHERE id = 7 AND tenant_id = 3");
+    let fields: Vec<&str> = one[0].split('|').collect();
+    assert_eq!((one.len(), fields[1], fields[4], fields[12]), (1, "read", "1", "hash"), "{one:?}");
+    assert_eq!(fields[11], "event.tenant_id = literal 2 as bigint");
+    assert_eq!(explain("CREATE TABLE x (i int)").len(), 2);
+    assert_eq!(explain("SELECT * FROM country").len(), 1);
+    let refused = explain("SELECT * FROM event");
+    assert!(refused[0].contains("|refused|-|-|no_key|table \"event\" is sharded by"), "{refused:?}");
+    let by_parameter = explain("SELECT * FROM event WHERE tenant_id = $1");
+    assert!(by_parameter[0].contains("|by parameter|"), "{by_parameter:?}");
 }

@@ -358,6 +358,17 @@ impl KeyPlan {
         })
     }
 
+    /// The groups of tables that have keys in it.
+    pub fn groups(&self) -> impl Iterator<Item = usize> {
+        self.statements.iter().flat_map(|plan| {
+            let (occurrences, rows) = match plan {
+                Plan::Keyed { occurrences, rows } => (occurrences.as_slice(), rows.as_ref()),
+                Plan::Anywhere | Plan::All(_) | Plan::Refused(_) => ([].as_slice(), None),
+            };
+            occurrences.iter().map(|occurrence| occurrence.group).chain(rows.map(|(rows, _)| rows.group))
+        })
+    }
+
     /// What it takes in memory, near enough.
     pub fn weight(&self) -> usize {
         let of = |plan: &Plan| match plan {
