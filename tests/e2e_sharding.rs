@@ -78,7 +78,8 @@ fn status(answer: &[Message]) -> u8 {
 
 /// The message of an error, and its SQLSTATE.
 fn error(answer: &[Message]) -> String {
-    let (_, body) = answer.iter().find(|(tag, _)| *tag == b'E').unwrap_or_else(|| panic!("no error: {answer:?}"));
+    let (_, body) =
+        answer.iter().find(|(tag, _)| *tag == b'E').unwrap_or_else(|| panic!("no error: {answer:?}"));
     let field = |kind: u8| {
         let mut fields = body.split(|byte| *byte == 0);
         let found = fields.find(|field| field.first() == Some(&kind));
@@ -93,7 +94,8 @@ fn the_keys_used_here_are_where_postgresql_puts_them() {
     database.on(0, "CREATE TABLE p (k bigint) PARTITION BY HASH (k)");
     for (keys, remainder) in [(ZERO, 0), (ONE, 1)] {
         for key in keys {
-            let sql = format!("SELECT satisfies_hash_partition('p'::regclass, 2, {remainder}, {key}::bigint)");
+            let sql =
+                format!("SELECT satisfies_hash_partition('p'::regclass, 2, {remainder}, {key}::bigint)");
             assert_eq!(database.on(0, &sql), "t", "{key}");
         }
     }
@@ -199,7 +201,10 @@ fn a_snapshot_keeps_a_transaction_where_it_was_taken() {
         for key in [1, 3] {
             fine(&mut client, begin);
             fine(&mut client, now);
-            refused += usize::from(sqlstate(&run(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}"))).is_some());
+            refused += usize::from(
+                sqlstate(&run(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}")))
+                    .is_some(),
+            );
             fine(&mut client, "ROLLBACK");
             fine(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
         }
@@ -212,10 +217,19 @@ fn what_no_shard_can_answer_is_refused_and_nothing_else_happens() {
     let sharded = sharded();
     let mut client = sharded.client();
     for (sql, message) in [
-        ("SELECT * FROM event", "table \"event\" is sharded by \"tenant_id\", and the statement does not say which"),
-        ("DELETE FROM event", "table \"event\" is sharded by \"tenant_id\", and the statement does not say which"),
+        (
+            "SELECT * FROM event",
+            "table \"event\" is sharded by \"tenant_id\", and the statement does not say which",
+        ),
+        (
+            "DELETE FROM event",
+            "table \"event\" is sharded by \"tenant_id\", and the statement does not say which",
+        ),
         ("SELECT * FROM stray", "table \"stray\" is not declared in this sharded database"),
-        ("UPDATE event SET tenant_id = 3 WHERE tenant_id = 1", "the sharding key \"tenant_id\" of table \"event\" cannot be updated"),
+        (
+            "UPDATE event SET tenant_id = 3 WHERE tenant_id = 1",
+            "the sharding key \"tenant_id\" of table \"event\" cannot be updated",
+        ),
         ("SELECT * FROM event WHERE tenant_id IN (1, 3)", "the statement has keys of several shards"),
         ("LISTEN x", "LISTEN is not supported in a sharded database"),
         ("CREATE TEMP TABLE t (i int)", "what stays in one session is not supported in a sharded database"),
@@ -236,7 +250,9 @@ fn what_no_shard_can_answer_is_refused_and_nothing_else_happens() {
     assert_eq!(sqlstate(&run(&mut client, "SELECT 1")).as_deref(), Some("25P02"));
     fine(&mut client, "ROLLBACK");
     // And in the extended protocol the rest is skipped to the Sync.
-    client.send(&send().run("SELECT * FROM event", &[]).run("SELECT 2", &[]).sync().run("SELECT 3", &[]).sync().0);
+    client.send(
+        &send().run("SELECT * FROM event", &[]).run("SELECT 2", &[]).sync().run("SELECT 3", &[]).sync().0,
+    );
     let answer = read(&mut client, Until::Ready(2));
     assert_eq!((sqlstate(&answer).as_deref(), rows(&answer)), (Some("0A000"), vec!["3".to_owned()]));
 }
@@ -286,9 +302,16 @@ fn session_state_goes_with_the_client_from_shard_to_shard() {
     for key in [1, 3, 1, 3] {
         fine(&mut client, &format!("SELECT * FROM event WHERE tenant_id = {key}"));
         assert_eq!(fine(&mut client, "SHOW statement_timeout"), ["12s"]);
-        let both = format!("SELECT current_setting('search_path') FROM event RIGHT JOIN country ON true WHERE tenant_id = {key}");
+        let both = format!(
+            "SELECT current_setting('search_path') FROM event RIGHT JOIN country ON true WHERE tenant_id = {key}"
+        );
         fine(&mut client, &both);
-        fine(&mut client, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('statement_timeout'))"));
+        fine(
+            &mut client,
+            &format!(
+                "INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('statement_timeout'))"
+            ),
+        );
     }
     assert_eq!(sharded.direct("SELECT DISTINCT text FROM note"), ["12s", "12s"]);
 }
@@ -311,9 +334,9 @@ fn reads_go_to_replicas_and_never_miss_a_write_of_their_shard() {
             fine(&mut reader, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
         }
         let routes = ask(&mut console, "SHOW ROUTES");
-        ["|0", "|1"].iter().all(|shard| {
-            routes.iter().any(|row| row.starts_with("events|replica|") && row.ends_with(shard))
-        })
+        ["|0", "|1"]
+            .iter()
+            .all(|shard| routes.iter().any(|row| row.starts_with("events|replica|") && row.ends_with(shard)))
     });
     let nodes = ask(&mut console, "SHOW CLUSTER");
     assert_eq!(nodes.iter().filter(|row| row.starts_with("events|1|")).count(), 3, "{nodes:?}");
@@ -330,7 +353,10 @@ fn what_is_for_all_shards_runs_on_each_of_them() {
     fine(&mut client, "VACUUM event");
     fine(&mut client, "CREATE INDEX CONCURRENTLY ON event (extra)");
     fine(&mut client, "INSERT INTO country VALUES ('de', 'Germany'), ('fr', 'France')");
-    assert_eq!(fine(&mut client, "UPDATE country SET name = 'Frankreich' WHERE code = 'fr' RETURNING code"), ["fr"]);
+    assert_eq!(
+        fine(&mut client, "UPDATE country SET name = 'Frankreich' WHERE code = 'fr' RETURNING code"),
+        ["fr"]
+    );
     let found = "SELECT to_regclass('event_more') IS NOT NULL, \
         (SELECT count(*) FROM pg_indexes WHERE tablename = 'event'), (SELECT string_agg(name, ' ' ORDER BY code) FROM country)";
     assert_eq!(sharded.direct(found), ["t|2|Germany Frankreich", "t|2|Germany Frankreich"]);
@@ -381,7 +407,10 @@ fn what_fails_on_one_shard_happens_on_none() {
     }
     // A deferred constraint that fails at the end, on the second shard only.
     for (shard, target) in sharded.shards.iter().zip(["{x}", "{}"]) {
-        shard.on(0, "ALTER TABLE country ADD COLUMN parent text REFERENCES country DEFERRABLE INITIALLY DEFERRED");
+        shard.on(
+            0,
+            "ALTER TABLE country ADD COLUMN parent text REFERENCES country DEFERRABLE INITIALLY DEFERRED",
+        );
         shard.on(0, &format!("INSERT INTO country SELECT unnest('{target}'::text[])"));
     }
     fine(&mut client, "BEGIN");
@@ -404,21 +433,45 @@ fn a_transaction_on_all_shards() {
     // Each key on its shard now.
     for key in [1, 3] {
         fine(&mut client, &format!("INSERT INTO event_new (tenant_id, x) VALUES ({key}, {key})"));
-        assert_eq!(fine(&mut client, &format!("SELECT x FROM event_new WHERE tenant_id = {key}")), [key.to_string()]);
+        assert_eq!(
+            fine(&mut client, &format!("SELECT x FROM event_new WHERE tenant_id = {key}")),
+            [key.to_string()]
+        );
     }
     assert_eq!(fine(&mut client, "SHOW work_mem"), ["6MB"]);
     assert_eq!(fine(&mut client, "SELECT id FROM event WHERE tenant_id = 3"), ["1"]);
+    for key in [1, 3] {
+        fine(
+            &mut client,
+            &format!(
+                "DECLARE \"c{key}\" NO SCROLL CURSOR FOR SELECT x FROM event_new WHERE tenant_id = {key}"
+            ),
+        );
+        assert_eq!(fine(&mut client, &format!("FETCH FORWARD 2 FROM \"c{key}\"")), [key.to_string()]);
+        fine(&mut client, &format!("CLOSE \"c{key}\""));
+    }
     fine(&mut client, "SAVEPOINT b");
     let answer = run(&mut client, "SELECT * FROM event");
     assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("0A000"), b'E'));
     assert_eq!(sqlstate(&run(&mut client, "SELECT 1")).as_deref(), Some("25P02"));
     fine(&mut client, "ROLLBACK TO b");
     fine(&mut client, "INSERT INTO country VALUES ('de', 'Germany')");
-    client.send(&send().parse("d", "SELECT 1").sync().query("DEALLOCATE d").run("SELECT code FROM country", &[]).sync().0);
+    client.send(
+        &send()
+            .parse("d", "SELECT 1")
+            .sync()
+            .query("DEALLOCATE d")
+            .run("SELECT code FROM country", &[])
+            .sync()
+            .0,
+    );
     assert_eq!(rows(&read(&mut client, Until::Ready(3))), ["de"]);
     let answer = run(&mut client, "COMMIT");
     assert_eq!((sqlstate(&answer), status(&answer)), (None, b'I'));
-    assert_eq!(sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"), ["1|1", "1|1"]);
+    assert_eq!(
+        sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"),
+        ["1|1", "1|1"]
+    );
     assert_eq!(fine(&mut client, "SHOW work_mem"), ["4MB"]);
     // And back to where it was.
     fine(&mut client, "BEGIN");
@@ -429,7 +482,10 @@ fn a_transaction_on_all_shards() {
     assert_eq!(fine(&mut client, "SELECT code FROM country"), ["de"]);
     let answer = run(&mut client, "ROLLBACK");
     assert_eq!((sqlstate(&answer), status(&answer)), (None, b'I'));
-    assert_eq!(sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"), ["1|1", "1|1"]);
+    assert_eq!(
+        sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"),
+        ["1|1", "1|1"]
+    );
     // In failure COMMIT rolls back.
     fine(&mut client, "BEGIN");
     fine(&mut client, "DELETE FROM country");
@@ -439,7 +495,10 @@ fn a_transaction_on_all_shards() {
     assert_eq!(sharded.direct("SELECT count(*) FROM country"), ["1", "1"]);
     // Server connections are as clean as before, and there are as many.
     for key in [1, 3] {
-        assert_eq!(fine(&mut client, &format!("SELECT count(*) FROM event WHERE tenant_id = {key}")).len(), 1);
+        assert_eq!(
+            fine(&mut client, &format!("SELECT count(*) FROM event WHERE tenant_id = {key}")).len(),
+            1
+        );
     }
     let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
     assert!(ask(&mut console, "SHOW PINS").is_empty());
@@ -455,12 +514,23 @@ fn settings_made_in_a_transaction_on_all_shards_are_the_clients() {
     fine(&mut client, "COMMIT");
     let mut other = sharded.client();
     for key in [1, 3] {
-        let sql = format!("SELECT current_setting('work_mem') FROM country LEFT JOIN event ON true WHERE tenant_id = {key} OR true");
+        let sql = format!(
+            "SELECT current_setting('work_mem') FROM country LEFT JOIN event ON true WHERE tenant_id = {key} OR true"
+        );
         let _ = sql;
-        fine(&mut client, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"));
-        fine(&mut other, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"));
+        fine(
+            &mut client,
+            &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"),
+        );
+        fine(
+            &mut other,
+            &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"),
+        );
     }
-    assert_eq!(sharded.direct("SELECT string_agg(text, ' ' ORDER BY text) FROM note"), ["4MB 7MB", "4MB 7MB"]);
+    assert_eq!(
+        sharded.direct("SELECT string_agg(text, ' ' ORDER BY text) FROM note"),
+        ["4MB 7MB", "4MB 7MB"]
+    );
 }
 
 #[test]

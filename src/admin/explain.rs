@@ -6,9 +6,7 @@ use crate::config::Consistency;
 use crate::pool::{DatabaseEntry, ShardSet};
 use crate::protocol::{ErrorResponse, SqlState};
 use crate::route::{ClusterView, Reason, SessionView, Target, decide};
-use crate::sql::{
-    Destination, LexOptions, ParameterValue, Parameters, Refusal, Statement, StatementCache,
-};
+use crate::sql::{Destination, LexOptions, ParameterValue, Parameters, Refusal, Statement, StatementCache};
 
 use super::Console;
 use super::table::{Cell, ColumnType, Table};
