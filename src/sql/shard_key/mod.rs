@@ -10,8 +10,10 @@
 mod constant;
 mod extract;
 mod refusal;
+mod split;
 
 pub use refusal::Refusal;
+pub use split::{RowPlace, Split, SplitPart};
 
 use crate::shard::{KeyValue, ShardNumber, ShardedSchema};
 
@@ -100,10 +102,19 @@ enum Plan {
     /// Bound by keys.
     Keyed {
         occurrences: Vec<Occurrence>,
-        /// Rows to insert, behind this token.
-        rows: Option<(Rows, usize)>,
+        rows: Option<Inserted>,
     },
     Refused(Refusal),
+}
+
+/// Rows that are inserted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Inserted {
+    rows: Rows,
+    /// The token that they stand behind: VALUES.
+    values: usize,
+    /// Why they cannot be divided over several shards, if so.
+    together: Option<&'static str>,
 }
 
 /// The plan of every text with the fingerprint of this one.
@@ -177,7 +188,11 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         check_bound(occurrence, query, schema)?;
     }
     let rows = match found.rows {
-        Some(rows) => Some((rows, values_token(query).ok_or(Refusal::NotUnderstood)?)),
+        Some(rows) => {
+            let values = values_token(query).ok_or(Refusal::NotUnderstood)?;
+            let together = split::together(view, &verdict, &rows, !found.occurrences.is_empty());
+            Some(Inserted { rows, values, together })
+        }
         None => None,
     };
     if found.occurrences.is_empty() && rows.is_none() {
@@ -279,6 +294,9 @@ impl KeyPlan {
         if !self.is_keyed() {
             return Ok(Destination::Any);
         }
+        if lex.backslash_trail_bytes && !sql.is_ascii() {
+            return Err(Refusal::NotUnderstood);
+        }
         let mut collected = Collected::default();
         normalize(sql, lex, &mut collected, &mut ());
         let source = Source { text: sql, tokens: &collected.tokens, lex, parameters };
@@ -300,7 +318,7 @@ impl KeyPlan {
                     add(shard, &occurrence.table)?;
                 }
             }
-            if let Some((rows, values)) = rows {
+            if let Some(Inserted { rows, values, .. }) = rows {
                 for shard in shards_of_rows(rows, *values, source, schema)? {
                     add(shard, &rows.table)?;
                 }
@@ -341,7 +359,7 @@ impl KeyPlan {
                     lines.push(format!("{}.{} = {place} as {type_name}", occurrence.table, column.name));
                 }
             }
-            if let Some((rows, _)) = rows
+            if let Some(Inserted { rows, .. }) = rows
                 && let Some(tables) = schema.sharded.get(rows.group)
             {
                 for (at, column) in rows.key.iter().zip(&tables.key) {

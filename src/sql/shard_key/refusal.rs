@@ -14,6 +14,15 @@ pub enum Refusal {
     },
     /// Keys of several shards.
     SeveralShards,
+    /// Rows of several shards in an INSERT that cannot be divided.
+    Together {
+        /// The table.
+        table: String,
+        /// What it is about the INSERT.
+        what: &'static str,
+    },
+    /// A parameter without a declared type that would have another one on some shard.
+    ParameterType(u32),
     /// A table that pooler.yaml does not mention.
     Undeclared(String),
     /// A table that several declarations may mean.
@@ -64,7 +73,8 @@ impl Refusal {
     pub fn label(&self) -> &'static str {
         match self {
             Self::NoKey { .. } => "no_key",
-            Self::SeveralShards => "several_shards",
+            Self::SeveralShards | Self::Together { .. } => "several_shards",
+            Self::ParameterType(_) => "parameter_type",
             Self::Undeclared(_) => "undeclared",
             Self::Ambiguous(_) => "ambiguous",
             Self::KeyUpdate { .. } => "key_update",
@@ -90,7 +100,8 @@ impl Refusal {
                     "Add a condition like {table}.{column} = value to WHERE, or choose a shard: /* pgweir: shard=0 */."
                 )
             }
-            Self::SeveralShards => "Use one statement for each key.".to_owned(),
+            Self::SeveralShards | Self::Together { .. } => "Use one statement for each key.".to_owned(),
+            Self::ParameterType(_) => "Declare its type when the statement is prepared.".to_owned(),
             Self::Undeclared(table) => {
                 format!(
                     "Add {table} to sharded_tables or everywhere_tables in pooler.yaml, or choose a shard: /* pgweir: shard=0 */."
@@ -132,6 +143,12 @@ impl fmt::Display for Refusal {
                 )
             }
             Self::SeveralShards => f.write_str("the statement has keys of several shards"),
+            Self::Together { table, what } => {
+                write!(f, "rows of several shards cannot be inserted into table \"{table}\" {what}")
+            }
+            Self::ParameterType(number) => {
+                write!(f, "the type of parameter ${number} is not known to be the same on all shards")
+            }
             Self::Undeclared(table) => {
                 write!(f, "table \"{table}\" is not declared in this sharded database")
             }
