@@ -22,8 +22,8 @@ mod text;
 mod value;
 
 pub use copy::{
-    CopyEncoding, CopyError, CopyFormat, CopyKey, CopyOptions, CopyProblem, CopySession, CopySink, CopyTarget, CopyTo,
-    RowSplitter,
+    CopyEncoding, CopyError, CopyFormat, CopyKey, CopyOptions, CopyProblem, CopySession, CopySink,
+    CopyTarget, CopyTo, RowSplitter,
 };
 pub use function::{Range, ShardFunction, ShardNumber};
 pub use hash::row_hash;

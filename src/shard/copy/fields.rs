@@ -99,8 +99,7 @@ pub(super) fn csv(
         at += 1;
         let mut value = byte;
         if in_quotes {
-            let escaped =
-                line.get(at).filter(|next| **next == options.escape || **next == options.quote);
+            let escaped = line.get(at).filter(|next| **next == options.escape || **next == options.quote);
             match escaped {
                 Some(next) if byte == options.escape => {
                     value = *next;
@@ -179,10 +178,7 @@ mod tests {
         ] {
             assert_eq!(all(line, &options).unwrap(), want, "{line:?}");
         }
-        assert_eq!(
-            all("\"a", &options),
-            Err(CopyProblem::Malformed("unterminated CSV quoted field"))
-        );
+        assert_eq!(all("\"a", &options), Err(CopyProblem::Malformed("unterminated CSV quoted field")));
         (options.quote, options.escape, options.delimiter) = (b'\'', b'\\', b';');
         assert_eq!(
             all("'a\\'b\\\\c\\d';\\'x'", &options).unwrap(),

@@ -352,12 +352,7 @@ impl Keys {
         self.checked(key, bytes, value).map(Some)
     }
 
-    fn checked(
-        &self,
-        key: &CopyKey,
-        bytes: &[u8],
-        value: Option<KeyValue>,
-    ) -> Result<KeyValue, CopyProblem> {
+    fn checked(&self, key: &CopyKey, bytes: &[u8], value: Option<KeyValue>) -> Result<KeyValue, CopyProblem> {
         let of = key.column.key_type;
         // The server hashes the bytes of its own encoding.
         let is_known = !of.is_character() || bytes.is_ascii() || self.is_utf8;

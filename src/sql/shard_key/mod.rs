@@ -8,10 +8,12 @@
 //! explicit shard; one that runs on a wrong shard cannot be taken back.
 
 mod constant;
+mod copy;
 mod extract;
 mod refusal;
 mod split;
 
+pub use copy::{CopyFrom, copy_from};
 pub use refusal::Refusal;
 pub use split::{RowPlace, Split, SplitPart};
 

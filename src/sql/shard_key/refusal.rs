@@ -41,6 +41,13 @@ pub enum Refusal {
         /// What it is about the INSERT.
         what: &'static str,
     },
+    /// A COPY whose key cannot be seen.
+    Copy {
+        /// The table.
+        table: String,
+        /// What it is about the COPY.
+        what: &'static str,
+    },
     /// A function that is not built in: nobody knows what it reads.
     Function(String),
     /// Something that is not supported here.
@@ -79,6 +86,7 @@ impl Refusal {
             Self::Ambiguous(_) => "ambiguous",
             Self::KeyUpdate { .. } => "key_update",
             Self::Insert { .. } => "insert",
+            Self::Copy { .. } => "copy",
             Self::Function(_) => "function",
             Self::Construct(_) => "construct",
             Self::AllShards(_) => "all_shards",
@@ -112,6 +120,9 @@ impl Refusal {
             Self::Insert { .. } => {
                 "Write INSERT INTO table (columns) VALUES with the key's value as a literal or parameter."
                     .to_owned()
+            }
+            Self::Copy { .. } => {
+                "Name the columns, the key's among them: COPY table (columns) FROM STDIN.".to_owned()
             }
             Self::Function(_)
             | Self::Construct(_)
@@ -157,6 +168,7 @@ impl fmt::Display for Refusal {
                 write!(f, "the sharding key \"{column}\" of table \"{table}\" cannot be updated")
             }
             Self::Insert { table, what } => write!(f, "INSERT into sharded table \"{table}\" {what}"),
+            Self::Copy { table, what } => write!(f, "COPY into sharded table \"{table}\" {what}"),
             Self::Function(name) => {
                 write!(f, "function {name} is not built in: which tables it uses is not known")
             }

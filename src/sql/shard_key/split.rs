@@ -134,6 +134,10 @@ impl KeyPlan {
         if self.statements.len() > 1 {
             return refuse("together with other statements");
         }
+        // `INSERT INTO t (a[$1], …)`: the numbers before the rows stay as they are.
+        if source.tokens.iter().take(inserted.values).any(|token| token.kind == Kind::Param) {
+            return Err(Refusal::NotUnderstood);
+        }
         let behind = sql.get(read.end..).unwrap_or_default();
         if !ends_insert(behind, lex) {
             return refuse("with ORDER BY, LIMIT or the like");
@@ -367,7 +371,8 @@ impl<'a> PartText<'a> {
             let new = self.numbers.get_mut(it.number as usize).ok_or(Refusal::NotUnderstood)?;
             if *new == 0 {
                 // Here this shard decides its type: as the whole statement would, or not at all.
-                let first = firsts.get(it.number as usize).copied().flatten().ok_or(Refusal::NotUnderstood)?;
+                let first =
+                    firsts.get(it.number as usize).copied().flatten().ok_or(Refusal::NotUnderstood)?;
                 let is_like = it.decided_by.is_like(&first.decided_by, self.text);
                 if !is_like && !is_declared(source, it.number) {
                     return Err(Refusal::ParameterType(it.number));
