@@ -47,8 +47,10 @@ pub(super) struct Lines {
 impl Lines {
     pub(super) fn new(options: &CopyOptions) -> Self {
         let is_csv = options.format == CopyFormat::Csv;
+        // A quote that escapes itself ends quotes and begins them again; no text has a byte of zero.
+        let escape = if options.escape == options.quote { 0 } else { options.escape };
         Self {
-            quotes: is_csv.then_some((options.quote, options.escape)),
+            quotes: is_csv.then_some((options.quote, escape)),
             ending: Ending::Unknown,
             number: 0,
             at_start: true,

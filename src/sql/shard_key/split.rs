@@ -22,7 +22,7 @@
 use crate::shard::{ShardNumber, ShardedSchema};
 
 use super::super::classify::Verdict;
-use super::super::functions::{Meaning, builtin};
+use super::super::functions::{Meaning, builtin, session_effects};
 use super::super::normalize::{Collected, normalize};
 use super::super::scan::{Kind, LexOptions, Scanner};
 use super::super::session_effects::SessionEffects;
@@ -84,10 +84,12 @@ pub(super) fn together(
     if reads_sharded {
         return Some("by a statement that reads sharded tables");
     }
-    let acts = |name: &str| name != "nextval" && builtin(name) != Meaning::Read;
+    let acts = |name: &str| {
+        name != "nextval" && (builtin(name) != Meaning::Read || session_effects(name) != SessionEffects::NONE)
+    };
     // `ON CONFLICT DO UPDATE SET (a, b) = …` looks like a call.
     let mut called = verdict.functions.iter().filter(|function| &*function.name != "set");
-    if verdict.session != SessionEffects::NONE || called.any(|function| acts(&function.name)) {
+    if called.any(|function| acts(&function.name)) {
         return Some("by a statement that acts on the session or the server");
     }
     None
