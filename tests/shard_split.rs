@@ -127,6 +127,41 @@ fn a_plan_divides_every_text_of_its_fingerprint() {
     }
 }
 
+/// Thousands of rows that no normalizer makes one.
+#[test]
+fn rows_that_are_no_constants_are_no_limit() {
+    let (schema, lex) = (schema(), LexOptions::default());
+    let row = |n: u32| match n % 5 {
+        0 => format!("({n}, now(), {})", n % 3),
+        1 => format!("('{n}'::text::int, now() - interval '1 day' * {n}, {})", n % 3),
+        2 => format!("(DEFAULT, NOW(), {})", n % 3),
+        _ => format!("(coalesce($1, -{n}), NULL, '{}'::bigint)", n % 3),
+    };
+    let rows: Vec<String> = (0..5_000).map(row).collect();
+    let sql = format!("INSERT INTO event (id, at, tenant_id) VALUES {} RETURNING id", rows.join(", "));
+    let plan = key_plan(sql.as_bytes(), lex, &schema);
+    let split = plan.split(sql.as_bytes(), lex, &schema, &Types(vec![20])).unwrap().unwrap();
+    assert_eq!(split.order.len(), rows.len());
+    let texts = split.parts.iter().map(|part| String::from_utf8(part.sql.clone()).unwrap());
+    for (n, text) in texts.enumerate() {
+        let mine: Vec<String> = rows.iter().skip(n).step_by(3).cloned().collect();
+        assert!(text.ends_with(&format!("VALUES {} RETURNING id", mine.join(", "))));
+    }
+    // A query in one of them is seen, however many are like it.
+    let query = |table: &str| format!("((SELECT max(id) FROM {table} WHERE tenant_id = 1), now(), 1)");
+    let refused = |last: &str| {
+        let sql = format!(
+            "INSERT INTO event (id, at, tenant_id) VALUES {}, {}, {last}",
+            query("event"),
+            query("country")
+        );
+        key_plan(sql.as_bytes(), lex, &schema).refusal().cloned()
+    };
+    assert_eq!(refused(&query("event")), None);
+    assert_eq!(refused(&query("other")), Some(Refusal::Undeclared("other".to_owned())));
+    assert!(matches!(refused("((SELECT max(id) FROM event), now(), 1)"), Some(Refusal::NoKey { .. })));
+}
+
 fn reading(target: &CopyTarget) -> String {
     let options = &target.options;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
@@ -225,7 +260,7 @@ fn rows_go_out_as_they_came() {
             ],
         ),
     ] {
-        for size in 1..data.len() + 1 {
+        for size in 1..=data.len() {
             let got =
                 cut(sql, data.as_bytes(), size, |_| {}).unwrap_or_else(|error| panic!("{sql}: {error}"));
             let got: Vec<_> = got.values().map(|bytes| String::from_utf8(bytes.clone()).unwrap()).collect();
@@ -249,7 +284,7 @@ fn binary_rows_go_out_as_they_came() {
     let (a, b, c) = (row(0, b"abc"), row(2, b""), row(0, b"PGCOPY\n"));
     let trailer = (-1i16).to_be_bytes().to_vec();
     let data = [header.clone(), a.clone(), b.clone(), c.clone(), trailer.clone()].concat();
-    for size in 1..data.len() + 1 {
+    for size in 1..=data.len() {
         let got = cut(sql, &data, size, |_| {}).unwrap();
         assert_eq!(got[&0], [&*header, &a, &c, &trailer].concat());
         assert_eq!(got[&1], [&*header, &trailer].concat());
@@ -257,6 +292,7 @@ fn binary_rows_go_out_as_they_came() {
     }
     let message = |data: &[u8]| cut(sql, data, 7, |_| {}).map_err(|error| error.to_string());
     assert_eq!(message(&data[..data.len() - 2]).unwrap()[&1], header, "the trailer may be missing");
+    assert_eq!(message(&data[..data.len() - 1]).unwrap()[&1], header, "as PostgreSQL has it");
     for (data, want) in [
         (b"PGCOPX\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec(), "COPY file signature not recognized"),
         (b"PGC".to_vec(), "COPY file signature not recognized"),

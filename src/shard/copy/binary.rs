@@ -139,15 +139,13 @@ impl Tuples {
     /// The data ends, with so many bytes of a row. The trailer may be missing.
     pub(super) fn end(&self, pending: usize) -> Result<(), CopyProblem> {
         match self.place {
-            Place::Trailer => Ok(()),
-            Place::Row if pending == 0 => Ok(()),
+            // Half a count is passed over by PostgreSQL, too.
+            Place::Trailer | Place::Row => Ok(()),
             Place::Header if pending < SIGNATURE.len() => {
                 Err(CopyProblem::Malformed("COPY file signature not recognized"))
             }
             Place::Header | Place::Extension => Err(CopyProblem::Malformed("invalid COPY file header")),
-            Place::Row | Place::Length | Place::Field => {
-                Err(CopyProblem::Malformed("unexpected EOF in COPY data"))
-            }
+            Place::Length | Place::Field => Err(CopyProblem::Malformed("unexpected EOF in COPY data")),
         }
     }
 }

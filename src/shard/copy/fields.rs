@@ -143,6 +143,7 @@ mod tests {
         Ok(fields)
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "as NULL is written")]
     fn some(text: &str) -> Option<Vec<u8>> {
         Some(text.as_bytes().to_vec())
     }

@@ -12,6 +12,7 @@ mod copy;
 mod extract;
 mod refusal;
 mod split;
+mod values;
 
 pub use copy::{CopyFrom, copy_from};
 pub use refusal::Refusal;
@@ -30,6 +31,7 @@ use super::statement::Effect;
 use super::tokens::{Text, View};
 use constant::{NoValue, Source};
 use extract::{Occurrence, Origin, Rows};
+use values::{repeated_rows, values_at};
 
 /// The shard that a comment asks for, whatever the statement is: by its number, or by a key where all sharded
 /// tables have one function. None when it asks for nothing.
@@ -178,7 +180,9 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         return Err(Refusal::Construct("NOTIFY"));
     }
     let query = view.slice(from, to);
-    let statement = parse_numbered(query).ok_or(Refusal::NotUnderstood)?;
+    let values = if query.is(0, "insert") { values_at(query) } else { None };
+    let repeated = values.map(|values| repeated_rows(query, values)).unwrap_or_default();
+    let statement = parse_numbered(query, &repeated).ok_or(Refusal::NotUnderstood)?;
     let found = extract::extract(&statement, schema)?;
     if let Some(function) = unknown_function(&verdict, found.calls_set) {
         return Err(Refusal::Function(function));
@@ -191,7 +195,7 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
     }
     let rows = match found.rows {
         Some(rows) => {
-            let values = values_token(query).ok_or(Refusal::NotUnderstood)?;
+            let values = query.absolute(values.ok_or(Refusal::NotUnderstood)?);
             let together = split::together(view, &verdict, &rows, !found.occurrences.is_empty());
             Some(Inserted { rows, values, together })
         }
@@ -249,20 +253,6 @@ fn check_bound(occurrence: &Occurrence, view: View<'_>, schema: &ShardedSchema) 
         }
     }
     Ok(())
-}
-
-/// The VALUES of an INSERT, outside of any parentheses.
-fn values_token(view: View<'_>) -> Option<usize> {
-    let mut at = 0;
-    while at < view.len() {
-        if view.punct(at, b"(") {
-            at = view.partner(at)?;
-        } else if view.is(at, "values") {
-            return Some(view.absolute(at));
-        }
-        at += 1;
-    }
-    None
 }
 
 impl KeyPlan {
