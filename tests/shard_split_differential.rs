@@ -194,7 +194,7 @@ impl Style {
                     out.push(c);
                 }
                 c if c.is_ascii_alphanumeric() && random.chance(5) => {
-                    write!(out, "\\x{:02x}", c as u32).unwrap()
+                    write!(out, "\\x{:02x}", c as u32).unwrap();
                 }
                 c if c.is_ascii_digit() && random.chance(5) => write!(out, "\\{:03o}", c as u32).unwrap(),
                 c => out.push(c),
@@ -461,7 +461,7 @@ fn insert(random: &mut Random) -> (String, Bound) {
     let mut rows = Vec::new();
     let separator = random.of(&[", ", ",", " /* , */ , -- ' \n"]);
     let style = random.next(3);
-    for row in 0..1 + random.next(9) {
+    for row in 0..=random.next(9) {
         let mut parameter = |random: &mut Random, of: Type, text: String| {
             // One that is there already, or a new one.
             if !bound.values.is_empty() && random.chance(15) {
@@ -553,9 +553,10 @@ async fn inserted_rows_are_where_partitions_have_them() {
         }
         match (&whole, failed) {
             (Ok(want), None) => {
-                let merged: Rows = match split.returning {
-                    true => split.order.iter().map(|at| answers[at.part][at.row].clone()).collect(),
-                    false => Vec::new(),
+                let merged: Rows = if split.returning {
+                    split.order.iter().map(|at| answers[at.part][at.row].clone()).collect()
+                } else {
+                    Vec::new()
                 };
                 let mut same = merged == *want;
                 for n in 0..SHARDS {
