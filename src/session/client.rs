@@ -31,6 +31,7 @@ use super::listening::Listening;
 use super::pins::Pinned;
 use super::reading::Reading;
 use super::retry::Retry;
+use super::sharded::Sharded;
 use super::statements::ClientStatements;
 use super::writes::Writes;
 
@@ -43,7 +44,10 @@ pub(super) struct ClientSession {
     pub(super) guard: ClientGuard,
     pub(super) wire: Wire,
     pub(super) topology: Arc<Topology>,
+    /// That of the shard where the session is, if it is sharded.
     pub(super) database: Arc<DatabaseEntry>,
+    /// There where the database is sharded.
+    pub(super) sharded: Option<Box<Sharded>>,
     pub(super) user: String,
     pub(super) mode: PoolMode,
     /// How fresh its user's reads must be, if that is said.
@@ -185,6 +189,7 @@ impl ClientSession {
     /// Takes a new configuration, where no transaction sees it change.
     pub(super) fn refresh_topology(&mut self) {
         if self.lease.is_some()
+            || self.spread().is_some()
             || self.context.topology_version.load(Ordering::Acquire) == self.topology.version
         {
             return;
@@ -195,7 +200,9 @@ impl ClientSession {
             self.user_consistency = topology.config.users.get(&self.user).and_then(|user| user.consistency);
             self.pools.clear();
             self.database = database;
+            let at = self.sharded.as_deref().map_or(0, |sharded| sharded.current);
             self.topology = topology;
+            self.enter_shards(at);
         } else {
             self.handle().order(Order::Kill);
         }
@@ -216,6 +223,7 @@ impl ClientSession {
     /// Whether a transaction of the client's is open, as far as the client knows.
     pub(super) fn is_in_transaction(&self) -> bool {
         self.begun.is_some()
+            || self.spread().is_some()
             || self.lease.as_ref().is_some_and(|lease| lease.status != TransactionStatus::Idle)
     }
 

@@ -14,7 +14,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use crate::catalog::{SearchPath, Snapshot};
-use crate::clients::{Activity, Order};
+use crate::clients::{Activity, Order, ServerIdentity};
 use crate::cluster::TableSet;
 use crate::config::PoolMode;
 use crate::net::Wire;
@@ -34,6 +34,7 @@ use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Undo, Verdict};
 use super::heal::Replay;
 use super::settings::is_portable;
+use super::sharded::Placed;
 
 /// A search path that nobody knows.
 static ANYWHERE: LazyLock<SearchPath> = LazyLock::new(SearchPath::unknown);
@@ -46,9 +47,33 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 impl ClientSession {
     /// Routes a batch, sends it, and relays until it is answered.
     pub(super) async fn run_batch(&mut self, mut batch: Batch) -> Result<(), SessionError> {
+        let mut refusal = None;
+        if self.sharded.is_some() {
+            let placed = match self.place(batch)? {
+                Placed::Elsewhere(shard) => match Box::pin(self.move_to(shard)).await {
+                    Ok(()) => Placed::Here,
+                    Err(refusal) => Placed::Refused(refusal),
+                },
+                other => other,
+            };
+            match placed {
+                Placed::Here | Placed::Elsewhere(_) => {}
+                Placed::Everywhere(placement) => {
+                    return Box::pin(self.run_everywhere(batch, placement)).await;
+                }
+                Placed::Refused(response) if self.lease.is_none() && self.begun.is_none() => {
+                    self.refuse(batch, &response);
+                    return Ok(());
+                }
+                Placed::Refused(response) => refusal = Some(*response),
+            }
+        }
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         self.reading.refresh(&self.settings);
-        self.catalog_epoch = self.database.catalog_epoch.load(Ordering::Acquire);
+        self.catalog_epoch = match &self.sharded {
+            None => self.database.catalog_epoch.load(Ordering::Acquire),
+            Some(sharded) => sharded.set.catalog_epoch(),
+        };
         let generation = self.database.catalog.generation();
         let snapshot = self.database.catalog.load();
         let facts = self.database.horizons.is_watched().then(|| self.facts(&snapshot));
@@ -127,7 +152,7 @@ impl ClientSession {
             self.retry.runs_elsewhere();
         }
         if let Some(begun) = begun
-            && let Err(error) = self.begin_on(&mut lease, begun, &plan).await
+            && let Err(error) = self.begin_on(&mut lease, begun, &plan, refusal.is_some()).await
         {
             return self.settings_failed_early(lease, batch, error);
         }
@@ -136,7 +161,7 @@ impl ClientSession {
             self.transaction_began = Some(began);
         }
         self.arm(self.topology.config.timeouts.query, Order::QueryTimeout);
-        if let Some(error) = self.forbids(&plan, lease.pool()) {
+        if let Some(error) = refusal.or_else(|| self.forbids(&plan, lease.pool())) {
             self.fail_batch(&mut lease, batch, error);
             return self.exchange_with(lease).await;
         }
@@ -293,7 +318,7 @@ impl ClientSession {
     }
 
     /// The server is idle: counts, looks at what was left behind, and lets the connection go if it may.
-    async fn transaction_ended(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
+    pub(super) async fn transaction_ended(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
         if let Some(began) = self.transaction_began.take() {
             let took = self.answered_at.saturating_duration_since(began);
             lease.pool().stats.transactions.fetch_add(1, Ordering::Relaxed);
@@ -342,7 +367,7 @@ impl ClientSession {
         lease: &mut ServerLease,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SessionError>> {
-        self.obey_while_running(lease, cx)?;
+        self.obey_while_running(lease.identity(), cx)?;
         loop {
             if self.exchange.wants_probe && self.pass_to_server == 0 {
                 self.send_probe(lease);
@@ -375,13 +400,17 @@ impl ClientSession {
         self.exchange.is_done() && self.pass_to_server == 0 && self.pass_to_client == 0
     }
 
-    fn obey_while_running(&mut self, lease: &ServerLease, cx: &Context<'_>) -> Result<(), SessionError> {
+    pub(super) fn obey_while_running(
+        &mut self,
+        server: &Arc<ServerIdentity>,
+        cx: &Context<'_>,
+    ) -> Result<(), SessionError> {
         let order = self.handle().pending_order(Some(cx));
         match order {
             Order::None | Order::Drain | Order::IdleTimeout | Order::IdleInTransactionTimeout => Ok(()),
             Order::QueryTimeout => {
                 self.handle().clear_order(order);
-                let target = Arc::clone(lease.identity());
+                let target = Arc::clone(server);
                 target.mark_canceled();
                 task::spawn("cancel query", async move {
                     if let Err(error) = send_cancel(&target).await {

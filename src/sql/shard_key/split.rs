@@ -16,7 +16,8 @@
 //!   `nextval`, whose numbers are those of each shard in any case);
 //! - where a parameter has no declared type and would take it from another column on some shard.
 //!
-//! Defaults, volatile ones too, are computed by the shard that stores the row. Triggers that skip rows are
+//! Defaults and functions, volatile ones too, are computed by the shard that stores the row; `now()` is that of
+//! its transaction, so rows of two shards may differ in it. Triggers that skip rows are
 //! not seen from here: who merges RETURNING compares the count of rows with [`SplitPart::rows`].
 
 use crate::shard::{ShardNumber, ShardedSchema};
@@ -113,7 +114,7 @@ impl KeyPlan {
         }
         let inserted = self.statements.iter().find_map(|plan| match plan {
             Plan::Keyed { rows, .. } => rows.as_ref(),
-            Plan::Anywhere | Plan::Refused(_) => None,
+            Plan::Anywhere | Plan::All(_) | Plan::Refused(_) => None,
         });
         let Some(inserted) = inserted else { return Ok(None) };
         if lex.backslash_trail_bytes && !sql.is_ascii() {
