@@ -67,8 +67,9 @@ fn give(chunks: &mut [BytesMut], to: CopyTo, row: &[u8]) {
     match to {
         CopyTo::All => chunks.iter_mut().for_each(|chunk| chunk.extend_from_slice(row)),
         CopyTo::Shard(shard) => {
-            let chunk = usize::try_from(shard).ok().and_then(|shard| chunks.get_mut(shard));
-            chunk.into_iter().for_each(|chunk| chunk.extend_from_slice(row));
+            if let Some(chunk) = usize::try_from(shard).ok().and_then(|shard| chunks.get_mut(shard)) {
+                chunk.extend_from_slice(row);
+            }
         }
     }
 }

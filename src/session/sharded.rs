@@ -85,9 +85,13 @@ pub(super) struct Transaction {
     tells: bool,
     /// Cursors that it has declared, and where.
     cursors: Vec<(String, ShardNumber)>,
-    /// The shard that it has chosen by a setting of its own; inside, `None` for none.
-    chosen: Option<Option<ShardNumber>>,
+    /// What it has chosen by a setting of its own.
+    chosen: Option<Chosen>,
 }
+
+/// What a setting chooses: a shard, or none.
+#[derive(Clone, Copy, Debug)]
+struct Chosen(Option<ShardNumber>);
 
 /// What the statements of a batch are, together.
 #[derive(Clone, Copy, Debug, Default)]
@@ -402,6 +406,8 @@ impl ClientSession {
         let refuse = |refusal: &Refusal| Placed::Refused(Box::new(refused(refusal)));
         match placement {
             Placement::Any => Placed::Here,
+            // The server says that it only reads.
+            Placement::All | Placement::Rows(_) | Placement::Copy(_) if is_on_replica => Placed::Here,
             Placement::One(shard) if shard == current => {
                 sharded.transaction.is_bound = true;
                 Placed::Here
@@ -414,13 +420,10 @@ impl ClientSession {
                 self.switch_to(shard);
                 Placed::Here
             }
-            // The server says that it only reads.
-            Placement::All if is_on_replica => Placed::Here,
             Placement::All if !is_held => Placed::Everywhere(Placement::All),
             Placement::All if is_open && sharded.transaction.may_spread() => {
                 Placed::Everywhere(Placement::All)
             }
-            Placement::Rows(_) | Placement::Copy(_) if is_on_replica => Placed::Here,
             Placement::Rows(_) | Placement::Copy(_)
                 if !is_held
                     || (is_open && !sharded.transaction.is_bound && sharded.transaction.may_spread()) =>
@@ -450,9 +453,8 @@ impl ClientSession {
     async fn leaves_shard(&mut self) -> bool {
         let Some(sharded) = self.sharded.as_deref_mut() else { return false };
         let transaction = &mut sharded.transaction;
-        let may_go = !transaction.is_bound
-            && !(transaction.is_opaque || transaction.tells)
-            && !self.awaiting_sync
+        let stays = transaction.is_bound || transaction.is_opaque || transaction.tells || self.awaiting_sync;
+        let may_go = !stays
             && self.pin.is_none()
             && self.lease.as_ref().is_some_and(|lease| lease.status == TransactionStatus::InTransaction);
         let has_read = transaction.has_read;
@@ -569,7 +571,7 @@ impl ClientSession {
     fn chosen(&mut self) -> Result<Option<ShardNumber>, Refusal> {
         let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(None) };
         match sharded.transaction.chosen {
-            Some(chosen) => Ok(chosen),
+            Some(Chosen(chosen)) => Ok(chosen),
             None => sharded.wish(&self.settings),
         }
     }
@@ -604,7 +606,7 @@ impl ClientSession {
             && let Some((setting, value)) = choice_in(run.text)
         {
             let chosen = chosen_by(&set, setting, value.as_deref())?;
-            sharded.transaction.chosen = Some(chosen);
+            sharded.transaction.chosen = Some(Chosen(chosen));
             self.repeats(batch, run);
             return Ok(chosen.map_or(Placement::Any, Placement::One));
         }

@@ -347,7 +347,7 @@ impl ClientSession {
         placement: &Placement,
         facts: super::sharded::BatchFacts,
     ) -> Result<Outcome, SessionError> {
-        if mirror.is_local() {
+        if mirror.is_local() && spread.failed.is_none() {
             return Ok(Outcome::Done(answered(&Answer::default(), mirror)));
         }
         let all = 0..spread.members.len();
@@ -355,7 +355,6 @@ impl ClientSession {
         let targets: SmallVec<[usize; 4]> = match (spread.failed, placement) {
             // The server says that nothing runs any more.
             (Some(failed), _) if !goes_back => SmallVec::from_elem(failed, 1),
-            (Some(_), _) | (None, Placement::All) => all.collect(),
             (None, Placement::One(shard)) => {
                 SmallVec::from_elem(usize::try_from(*shard).unwrap_or(usize::MAX), 1)
             }
@@ -365,7 +364,7 @@ impl ClientSession {
             {
                 SmallVec::from_elem(0, 1)
             }
-            (None, Placement::Any) => all.collect(),
+            (Some(_), _) | (None, Placement::All | Placement::Any) => all.collect(),
             (None, Placement::Refused(refusal)) => return fail(spread, 0, &refused(refusal)).await,
             (None, Placement::Rows(_) | Placement::Copy(_)) => {
                 return fail(spread, 0, &refused(&Refusal::SeveralShards)).await;
