@@ -66,6 +66,7 @@ fn ask(sql: &str, schema: &ShardedSchema, bound: &Bound) -> Result<Destination, 
 fn shown(answer: &Result<Destination, Refusal>) -> String {
     match answer {
         Ok(Destination::Any) => "any".to_owned(),
+        Ok(Destination::All { .. }) => "all".to_owned(),
         Ok(Destination::Shard { shard, .. }) => format!("shard {shard}"),
         Err(refusal) => refusal.label().to_owned(),
     }

@@ -161,11 +161,9 @@ impl Meters {
             catalog(&mut handles, &entry);
             primary(&mut handles, &entry);
             for (reason, count) in entry.routes.iter() {
-                let labels = vec![
-                    ("database", entry.name.clone()),
-                    ("target", reason.target().to_owned()),
-                    ("reason", Reason::label(reason).to_owned()),
-                ];
+                let mut labels = entry.labels();
+                labels.push(("target", reason.target().to_owned()));
+                labels.push(("reason", Reason::label(reason).to_owned()));
                 handles.counter("pgweir_routes_total", labels, count);
             }
         }
@@ -191,7 +189,7 @@ fn roles(handles: &mut Handles, topology: &Topology, node: &Arc<Node>) {
 fn primary(handles: &mut Handles, entry: &DatabaseEntry) {
     let leadership = &entry.cluster.leadership;
     let status = leadership.lead().status;
-    let labels = || vec![("database", entry.name.clone())];
+    let labels = || entry.labels();
     let is = |wanted| f64::from(u8::from(status == wanted));
     handles.gauge("pgweir_primary_known", labels(), is(LeadStatus::Primary));
     handles.gauge("pgweir_primary_ambiguous", labels(), is(LeadStatus::Ambiguous));
@@ -204,7 +202,7 @@ fn catalog(handles: &mut Handles, entry: &DatabaseEntry) {
         return;
     }
     let state = entry.catalog.state();
-    let labels = || vec![("database", entry.name.clone())];
+    let labels = || entry.labels();
     handles.gauge("pgweir_catalog_known", labels(), f64::from(u8::from(state.present)));
     handles.gauge("pgweir_catalog_bytes", labels(), state.bytes as f64);
     if let Some(confirmed) = state.confirmed {
@@ -257,8 +255,11 @@ fn listeners(handles: &mut Handles, listeners: &Listeners) {
 
 fn pool(handles: &mut Handles, pool: &Pool) {
     let key = &pool.key;
-    let labels =
-        || vec![("database", key.database.clone()), ("user", key.user.clone()), ("node", key.node.clone())];
+    let labels = || {
+        let mut labels = crate::pool::labels(&key.database, key.shard);
+        labels.extend([("user", key.user.clone()), ("node", key.node.clone())]);
+        labels
+    };
     let with = |name: &'static str, value: &str| {
         let mut labels = labels();
         labels.push((name, value.to_owned()));

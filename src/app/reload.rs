@@ -87,7 +87,6 @@ pub(crate) fn reload(
         return Err("there is no configuration file: pgweir was started from flags".to_owned());
     };
     let new = config::load(path, &config::Environment::of_process()).map_err(|errors| errors.to_string())?;
-    new.check_served()?;
     if let Some(acceptor) = context.tls.load().as_ref() {
         acceptor.reload(&new.tls.client).map_err(|error| error.to_string())?;
     }

@@ -19,7 +19,7 @@ CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn(
 
 /// Checks; says what it found.
 pub(super) fn check(options: &CheckOptions) -> ExitCode {
-    let loaded = super::run::load(&options.source).and_then(|config| config.check_served().map(|()| config));
+    let loaded = super::run::load(&options.source);
     let config = match loaded {
         Ok(config) => config,
         Err(complaint) => {

@@ -15,7 +15,7 @@ use super::print;
 
 /// Runs the pooler.
 pub(super) fn run(options: &RunOptions) -> ExitCode {
-    let loaded = load(&options.source).and_then(|config| config.check_served().map(|()| config));
+    let loaded = load(&options.source);
     let config = match loaded {
         Ok(config) => config,
         Err(complaint) => {

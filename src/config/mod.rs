@@ -376,6 +376,18 @@ pub struct ShardSettings {
     pub server_database: Option<String>,
 }
 
+impl ShardSettings {
+    /// The settings of a database that is this shard of `whole`.
+    pub fn of(&self, whole: &Database) -> Database {
+        Database {
+            primary: self.primary.clone(),
+            replicas: self.replicas.clone(),
+            server_database: self.server_database.clone().or_else(|| whole.server_database.clone()),
+            ..whole.clone()
+        }
+    }
+}
+
 /// The words of `function`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardFunctionName {
@@ -488,22 +500,6 @@ pub struct AdminSettings {
 }
 
 impl Config {
-    /// Why this configuration cannot be run, though there is nothing wrong with it: sharded databases are
-    /// checked and explained (`pgweir route`, `pgweir hash`), but not served yet.
-    ///
-    /// # Errors
-    /// The first database that is sharded.
-    pub fn check_served(&self) -> Result<(), String> {
-        match self.databases.values().find(|database| database.sharding.is_some()) {
-            None => Ok(()),
-            Some(database) => Err(format!(
-                "databases.{}.shards: serving sharded databases is not supported by this version; \
-                 pgweir route and pgweir hash tell where rows belong",
-                database.name
-            )),
-        }
-    }
-
     /// The database a client asked for, by name or by the wildcard.
     pub fn database(&self, name: &str) -> Option<&Database> {
         self.databases.get(name).or(self.wildcard_database.as_ref())

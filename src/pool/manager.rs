@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::cluster::{Node, NodeState};
 use crate::config::PoolSettings;
 use crate::server::{ConnectError, ServerConn, ServerInfo, ServerTarget};
+use crate::shard::ShardNumber;
 use crate::task;
 
 use super::gate::{CheckoutError, Gate, Handed, Waiting};
@@ -32,6 +33,8 @@ const PIN_WARNING_PERIOD: Duration = Duration::from_mins(1);
 pub struct PoolKey {
     /// Database as clients name it.
     pub database: String,
+    /// Which shard of it, where it is sharded.
+    pub shard: Option<ShardNumber>,
     /// User as clients name it.
     pub user: String,
     /// The node, as shown.
@@ -40,7 +43,11 @@ pub struct PoolKey {
 
 impl fmt::Display for PoolKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}@{}", self.database, self.user, self.node)
+        write!(f, "{}", self.database)?;
+        if let Some(shard) = self.shard {
+            write!(f, "[{shard}]")?;
+        }
+        write!(f, "/{}@{}", self.user, self.node)
     }
 }
 

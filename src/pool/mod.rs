@@ -13,6 +13,7 @@ mod manager;
 mod reaper;
 mod registry;
 mod replication;
+mod shards;
 mod stats;
 mod topology;
 
@@ -25,4 +26,5 @@ pub use reaper::run as run_reaper;
 pub use registry::{PoolRegistry, UserKey};
 pub use replication::{ReplicationPlace, ReplicationServer, ReplicationServers};
 pub use stats::{Averages, PoolStats, StatsSnapshot};
-pub use topology::{DatabaseEntry, RouteCounters, Topology};
+pub use shards::ShardSet;
+pub use topology::{DatabaseEntry, RouteCounters, Topology, labels};

@@ -20,9 +20,11 @@ use crate::net::tls::ServerTlsConnector;
 use crate::protocol::parameters::Parameters;
 use crate::route::Reason;
 use crate::server::ServerTarget;
+use crate::shard::ShardNumber;
 
 use super::manager::{Pool, PoolKey};
 use super::registry::PoolRegistry;
+use super::shards::ShardSet;
 
 /// Databases made of the wildcard entry, at most; names come from clients.
 const WILDCARD_DATABASES_MAX: usize = 1000;
@@ -62,7 +64,9 @@ pub struct DatabaseEntry {
     pub name: String,
     /// Its settings; those of the wildcard for a name that has none of its own.
     pub settings: Database,
-    /// Its nodes.
+    /// Which shard of it this is, where it is sharded.
+    pub shard: Option<ShardNumber>,
+    /// Its nodes; those of one shard where it is sharded.
     pub cluster: Cluster,
     /// Where its statements went.
     pub routes: Arc<RouteCounters>,
@@ -84,6 +88,23 @@ impl DatabaseEntry {
     pub fn splits_reads(&self) -> bool {
         !self.cluster.replicas.is_empty() && self.settings.routing.reads != Reads::Primary
     }
+
+    /// Whether it stands for its name: the first shard, or the only one.
+    pub fn is_first(&self) -> bool {
+        self.shard.is_none_or(|shard| shard == 0)
+    }
+
+    /// What tells it apart in metrics: the name, and the shard if there are several.
+    pub fn labels(&self) -> Vec<(&'static str, String)> {
+        labels(&self.name, self.shard)
+    }
+}
+
+/// The labels of a database, or of one of its shards.
+pub fn labels(name: &str, shard: Option<ShardNumber>) -> Vec<(&'static str, String)> {
+    let mut labels = vec![("database", name.to_owned())];
+    labels.extend(shard.map(|shard| ("shard", shard.to_string())));
+    labels
 }
 
 /// What is known of a database on a primary, under whatever names clients reach it.
@@ -108,7 +129,10 @@ pub struct Topology {
     nodes: BTreeMap<NodeAddress, Arc<Node>>,
     /// By nodes, the configured primary first: databases with the same nodes have the same.
     leaderships: BTreeMap<Vec<NodeAddress>, Arc<Leadership>>,
+    /// Of a sharded one, the first shard.
     databases: BTreeMap<String, Arc<DatabaseEntry>>,
+    /// All shards of those that are sharded.
+    shards: BTreeMap<String, Arc<ShardSet>>,
     of_wildcard: Mutex<BTreeMap<String, Arc<DatabaseEntry>>>,
     /// What is known of the databases above.
     facts: Mutex<KnownDatabases>,
@@ -154,16 +178,31 @@ impl Topology {
             Cluster { primary, replicas, near: near(database), leadership }
         };
         let mut databases = BTreeMap::new();
+        let mut shards = BTreeMap::new();
         let mut facts = previous.map(|p| p.facts.lock().clone()).unwrap_or_default();
-        for (name, settings) in &config.databases {
-            let before = previous.and_then(|p| p.known(name));
-            let made = entry(name, settings, cluster(settings), before.as_deref(), &mut facts);
+        let mut make = |name: &str, settings: &Database, shard: Option<ShardNumber>| {
+            let before = previous.and_then(|p| p.entry(name, shard));
+            let made = entry(name, settings, shard, cluster(settings), before.as_deref(), &mut facts);
             let members: Vec<_> = made.cluster.nodes().map(|node| node.address.clone()).collect();
             if previous.is_some_and(|p| !p.leaderships.contains_key(&members)) {
                 // Another primary may have come of it, and positions are not to be compared with those before.
                 made.horizons.primary_changed(&made.cluster.writer().horizon);
             }
-            databases.insert(name.clone(), made);
+            made
+        };
+        for (name, settings) in &config.databases {
+            let Some(sharding) = &settings.sharding else {
+                databases.insert(name.clone(), make(name, settings, None));
+                continue;
+            };
+            let entries: Vec<_> = (0..)
+                .zip(&sharding.shards)
+                .map(|(number, shard)| make(name, &shard.of(settings), Some(number)))
+                .collect();
+            databases.extend(entries.first().map(|first| (name.clone(), Arc::clone(first))));
+            let before = previous.and_then(|p| p.shards.get(name));
+            let set = ShardSet::new(entries, Arc::clone(sharding), before.map(|set| &**set));
+            shards.insert(name.clone(), Arc::new(set));
         }
         if let Some(wildcard) = &config.wildcard_database {
             cluster(wildcard);
@@ -174,10 +213,32 @@ impl Topology {
             nodes,
             leaderships,
             databases,
+            shards,
             of_wildcard: Mutex::default(),
             facts: Mutex::new(facts),
             tls,
             scram,
+        }
+    }
+
+    /// The shards of a database, if it is sharded.
+    pub fn shards(&self, name: &str) -> Option<&Arc<ShardSet>> {
+        self.shards.get(name)
+    }
+
+    /// A database, or one shard of it.
+    fn entry(&self, name: &str, shard: Option<ShardNumber>) -> Option<Arc<DatabaseEntry>> {
+        match shard {
+            None => self.known(name).filter(|entry| entry.shard.is_none()),
+            Some(number) => self.shards.get(name)?.entry(number).cloned(),
+        }
+    }
+
+    /// As [`Self::entry`], and made of the wildcard entry where there is none.
+    fn entry_of(&self, name: &str, shard: Option<ShardNumber>) -> Option<Arc<DatabaseEntry>> {
+        match shard {
+            None => self.database(name).filter(|entry| entry.shard.is_none()),
+            Some(_) => self.entry(name, shard),
         }
     }
 
@@ -229,26 +290,29 @@ impl Topology {
             return Some(entry(
                 name,
                 settings,
+                None,
                 Cluster { replicas: Vec::new(), ..cluster },
                 None,
                 &mut HashMap::new(),
             ));
         }
-        let made = entry(name, settings, cluster, None, &mut facts);
+        let made = entry(name, settings, None, cluster, None, &mut facts);
         of_wildcard.insert(name.to_owned(), Arc::clone(&made));
         Some(made)
     }
 
-    /// How many databases are in use.
+    /// How many databases are in use, each shard of one counted.
     pub fn databases_count(&self) -> usize {
-        self.databases.len() + self.of_wildcard.lock().len()
+        let more: usize = self.shards.values().map(|set| set.entries().len().saturating_sub(1)).sum();
+        self.databases.len() + more + self.of_wildcard.lock().len()
     }
 
-    /// Databases in use, by name.
+    /// Databases in use, by name, and each shard of those that are sharded.
     pub fn databases(&self) -> Vec<Arc<DatabaseEntry>> {
-        let mut all: Vec<_> = self.databases.values().cloned().collect();
+        let mut all: Vec<_> = self.databases.values().filter(|entry| entry.shard.is_none()).cloned().collect();
+        all.extend(self.shards.values().flat_map(|set| set.entries()).cloned());
         all.extend(self.of_wildcard.lock().values().cloned());
-        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.sort_by(|a, b| (&a.name, a.shard).cmp(&(&b.name, b.shard)));
         all
     }
 
@@ -270,6 +334,7 @@ impl Topology {
     ) -> Arc<Pool> {
         let key = PoolKey {
             database: database.name.clone(),
+            shard: database.shard,
             user: user.to_owned(),
             node: node.address.to_string(),
         };
@@ -322,7 +387,7 @@ impl Topology {
     /// Applies this topology to the pools: closes those that no longer fit, reconfigures the others.
     pub fn apply(&self, registry: &PoolRegistry) {
         let fits = |pool: &Pool| {
-            let Some(database) = self.database(&pool.key.database) else { return false };
+            let Some(database) = self.entry_of(&pool.key.database, pool.key.shard) else { return false };
             let node = database.cluster.nodes().find(|node| node.address.to_string() == pool.key.node);
             node.is_some_and(|node| same_login(&self.target(&database, &pool.key.user, node), pool.target()))
         };
@@ -334,7 +399,7 @@ impl Topology {
             primary.address == listener.node.address && same_login(&target, listener.target())
         });
         for pool in registry.pools() {
-            if let Some(database) = self.database(&pool.key.database) {
+            if let Some(database) = self.entry_of(&pool.key.database, pool.key.shard) {
                 let settings = self.pool_settings(&database, &pool.key.user);
                 if settings != *pool.settings() {
                     pool.reconfigure(settings);
@@ -358,6 +423,7 @@ fn near(database: &Database) -> Vec<bool> {
 fn entry(
     name: &str,
     settings: &Database,
+    shard: Option<ShardNumber>,
     cluster: Cluster,
     before: Option<&DatabaseEntry>,
     facts: &mut KnownDatabases,
@@ -377,6 +443,7 @@ fn entry(
         catalog_epoch: known.catalog_epoch,
         name: name.to_owned(),
         settings: settings.clone(),
+        shard,
         cluster,
         routes: before.map_or_else(Arc::default, |entry| Arc::clone(&entry.routes)),
         reported: Mutex::default(),

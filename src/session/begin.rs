@@ -4,16 +4,17 @@
 //! Only a BEGIN that stands alone as a simple query and is understood to its end is held: the server would accept
 //! it, and nothing else follows from it. Time in the transaction (`now()`) begins with its first statement.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::config::PoolMode;
 use crate::pool::ServerLease;
 use crate::protocol::frame::HEADER_LEN;
 use crate::protocol::{TransactionStatus, backend, frontend};
 use crate::route::Work;
-use crate::sql::TransactionControl;
+use crate::sql::{Effect, TransactionControl};
 
 use super::batch::{Batch, BatchEnd, Plan, is_one_query};
 use super::client::ClientSession;
@@ -29,6 +30,23 @@ pub(super) struct Begun {
     pub(super) work: Work,
     /// Whether its reads may begin on a replica; `None` if that depends on the server's default.
     pub(super) may_lead: Option<bool>,
+    /// Whether each of its statements sees what was committed before it; `None`: as the server's default is.
+    pub(super) reads_committed: Option<bool>,
+}
+
+impl Begun {
+    /// A transaction that was begun with this text.
+    pub(super) fn of_text(text: &[u8], reads_committed: Option<bool>) -> Self {
+        let mut message = BytesMut::new();
+        frontend::query(&mut message, text);
+        let work = Work { effect: Effect::Write, ..Work::NONE };
+        Self { message: message.freeze(), work, may_lead: Some(false), reads_committed }
+    }
+
+    /// Its text.
+    pub(super) fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(frontend::query_text(&self.message[HEADER_LEN..]).unwrap_or_default())
+    }
 }
 
 impl ClientSession {
@@ -69,7 +87,8 @@ impl ClientSession {
         }
         let message = self.wire.inbox.split_to(batch.len).freeze();
         let may_lead = self.begin_may_lead(plan);
-        self.begun = Some(Begun { message, work: plan.work, may_lead });
+        let reads_committed = self.begin_reads_committed(plan.control);
+        self.begun = Some(Begun { message, work: plan.work, may_lead, reads_committed });
         self.transaction_began.get_or_insert_with(Instant::now);
         self.answer(tag, TransactionStatus::InTransaction);
         true
@@ -96,8 +115,11 @@ impl ClientSession {
         lease: &mut ServerLease,
         begun: Begun,
         plan: &Plan,
+        is_refused: bool,
     ) -> Result<(), SessionError> {
-        let alone = plan.told.is_empty()
+        let repeated = self.sharded.as_ref().is_some_and(|s| !s.transaction.repeatable.is_empty());
+        let alone = !(is_refused || repeated)
+            && plan.told.is_empty()
             && plan.foreign.is_empty()
             && plan.named_in_sql.is_empty()
             && !plan.may_end
@@ -110,8 +132,10 @@ impl ClientSession {
             self.exchange.push(Expect::OwnQuery);
         } else {
             self.sync_settings_now(lease).await?;
-            let text = String::from_utf8_lossy(frontend::query_text(&begun.message[HEADER_LEN..])?);
-            lease.simple_query(&text).await?;
+            lease.simple_query(&begun.text()).await?;
+            if repeated {
+                self.repeat_on(lease).await?;
+            }
         }
         lease.unnamed = None;
         // It was understood: it cannot fail.

@@ -31,6 +31,7 @@ use super::listening::Listening;
 use super::pins::Pinned;
 use super::reading::Reading;
 use super::retry::Retry;
+use super::sharded::Sharded;
 use super::statements::ClientStatements;
 use super::writes::Writes;
 
@@ -43,7 +44,10 @@ pub(super) struct ClientSession {
     pub(super) guard: ClientGuard,
     pub(super) wire: Wire,
     pub(super) topology: Arc<Topology>,
+    /// That of the shard where the session is, if it is sharded.
     pub(super) database: Arc<DatabaseEntry>,
+    /// There where the database is sharded.
+    pub(super) sharded: Option<Box<Sharded>>,
     pub(super) user: String,
     pub(super) mode: PoolMode,
     /// How fresh its user's reads must be, if that is said.
@@ -195,7 +199,9 @@ impl ClientSession {
             self.user_consistency = topology.config.users.get(&self.user).and_then(|user| user.consistency);
             self.pools.clear();
             self.database = database;
+            let at = self.sharded.as_deref().map_or(0, |sharded| sharded.current);
             self.topology = topology;
+            self.enter_shards(at);
         } else {
             self.handle().order(Order::Kill);
         }

@@ -69,6 +69,19 @@ impl ClientSession {
         if elsewhere || read_only.is_some() || deferrable == Some(true) {
             return Some(false);
         }
+        self.isolation_reads_committed(isolation)
+    }
+
+    /// Whether a transaction that begins so sees what was committed before each of its statements. `None`: the
+    /// server's default decides.
+    pub(super) fn begin_reads_committed(&self, control: Option<TransactionControl>) -> Option<bool> {
+        match control {
+            Some(TransactionControl::Begin { isolation, .. }) => self.isolation_reads_committed(isolation),
+            _ => Some(false),
+        }
+    }
+
+    fn isolation_reads_committed(&self, isolation: Option<Isolation>) -> Option<bool> {
         match (isolation, self.settings.value(ISOLATION)) {
             (Some(isolation), _) => {
                 Some(matches!(isolation, Isolation::ReadCommitted | Isolation::ReadUncommitted))
@@ -97,7 +110,7 @@ impl ClientSession {
     }
 
     /// Whether no portal of the batch outlives it, and no text tells the time of a transaction.
-    fn stands_alone(&self, batch: &[u8]) -> bool {
+    pub(super) fn stands_alone(&self, batch: &[u8]) -> bool {
         let mut rest = batch;
         let mut bound = false;
         while let Ok(Some((header, body, tail))) = frame::split(rest, usize::MAX) {
@@ -132,18 +145,10 @@ impl ClientSession {
 
     /// Whether the replica's own default lets the transaction begin there.
     pub(super) async fn replica_may_lead(&self, lease: &mut ServerLease, begun: &Begun) -> bool {
-        if let Some(known) = begun.may_lead {
-            return known;
+        match begun.may_lead {
+            Some(known) => known,
+            None => reads_committed(lease).await,
         }
-        if lease.reads_committed.is_none() {
-            // Not what it is set to now, which may be of another client.
-            let sql = format!("SELECT reset_val FROM pg_catalog.pg_settings WHERE name = '{ISOLATION}'");
-            lease.unnamed = None;
-            let Ok(rows) = lease.simple_query(&sql).await else { return false };
-            let value = rows.into_iter().next().and_then(|row| row.into_iter().next()?);
-            lease.reads_committed = value.map(|value| is_read_committed(&value));
-        }
-        lease.reads_committed == Some(true)
     }
 
     /// Takes note that the transaction has begun on a replica.
@@ -205,6 +210,19 @@ impl ClientSession {
             self.begun = Some(leading.begun);
         }
     }
+}
+
+/// Whether that is the server's own default.
+pub(super) async fn reads_committed(lease: &mut ServerLease) -> bool {
+    if lease.reads_committed.is_none() {
+        // Not what it is set to now, which may be of another client.
+        let sql = format!("SELECT reset_val FROM pg_catalog.pg_settings WHERE name = '{ISOLATION}'");
+        lease.unnamed = None;
+        let Ok(rows) = lease.simple_query(&sql).await else { return false };
+        let value = rows.into_iter().next().and_then(|row| row.into_iter().next()?);
+        lease.reads_committed = value.map(|value| is_read_committed(&value));
+    }
+    lease.reads_committed == Some(true)
 }
 
 fn is_read_committed(value: &str) -> bool {

@@ -81,7 +81,12 @@ pub(super) async fn login(
         Ok(Admitted::Client(login)) => {
             let mut session = Box::new(new_session(context, wire, *login));
             match welcome(&mut session, &startup).await {
-                Ok(()) => Some(Session::Client(session)),
+                Ok(()) => {
+                    // Clients begin on all shards alike.
+                    let shards = session.topology.shards(&session.database.name).map_or(1, |set| set.count());
+                    session.enter_shards(session.handle().id.0 % shards.max(1));
+                    Some(Session::Client(session))
+                }
                 Err(Refusal::Gone(error)) => {
                     tracing::debug!(%error, "client left during login");
                     None
@@ -204,6 +209,9 @@ async fn admit(
         .detail("User does not have CONNECT privilege.")
         .hint("users.<name>.databases in pooler.yaml lists what a user may connect to.")
         .into());
+    }
+    if entry.shard.is_some() {
+        refuse_for_shards(&topology, &entry, user, replication.is_some())?;
     }
     let limits = (topology.config.limits.clients, topology.config.limits.clients_per_user);
     let guard = register(context, wire, startup, user, &entry.name, peer, Some(limits))?;
@@ -392,6 +400,27 @@ fn cancel_key(context: &SessionContext, minor: u16) -> Result<CancelKey, ErrorRe
     }
 }
 
+/// What a sharded database is not for.
+fn refuse_for_shards(
+    topology: &Topology,
+    entry: &DatabaseEntry,
+    user: &str,
+    replicates: bool,
+) -> Result<(), ErrorResponse> {
+    let (what, hint) = if replicates {
+        ("replication", "Connect to the server of a shard.")
+    } else if topology.pool_settings(entry, user).mode == PoolMode::Session {
+        (
+            "pool mode session, which keeps each client on one server connection,",
+            "Set pool.mode to transaction for this database and user in pooler.yaml.",
+        )
+    } else {
+        return Ok(());
+    };
+    let message = format!("{what} is not supported in sharded database \"{}\"", entry.name);
+    Err(ErrorResponse::fatal(SqlState::FEATURE_NOT_SUPPORTED, message).hint(hint))
+}
+
 fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> ClientSession {
     let Login { guard, topology, database, user, startup } = login;
     let mode: PoolMode = topology.pool_settings(&database, &user).mode;
@@ -404,6 +433,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         wire,
         topology,
         database,
+        sharded: None,
         user,
         mode,
         user_consistency,

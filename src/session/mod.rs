@@ -38,6 +38,7 @@ mod replication;
 mod resets;
 mod retry;
 mod settings;
+mod sharded;
 mod sql_names;
 mod start;
 mod startup_options;

@@ -34,6 +34,7 @@ use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Undo, Verdict};
 use super::heal::Replay;
 use super::settings::is_portable;
+use super::sharded::Placed;
 
 /// A search path that nobody knows.
 static ANYWHERE: LazyLock<SearchPath> = LazyLock::new(SearchPath::unknown);
@@ -46,9 +47,31 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 impl ClientSession {
     /// Routes a batch, sends it, and relays until it is answered.
     pub(super) async fn run_batch(&mut self, mut batch: Batch) -> Result<(), SessionError> {
+        let mut refusal = None;
+        if self.sharded.is_some() {
+            let placed = match self.place(batch)? {
+                Placed::Elsewhere(shard) => match Box::pin(self.move_to(shard)).await {
+                    Ok(()) => Placed::Here,
+                    Err(refusal) => Placed::Refused(refusal),
+                },
+                other => other,
+            };
+            match placed {
+                Placed::Here | Placed::Elsewhere(_) => {}
+                Placed::Everywhere => return Box::pin(self.run_everywhere(batch)).await,
+                Placed::Refused(response) if self.lease.is_none() && self.begun.is_none() => {
+                    self.refuse(batch, &response);
+                    return Ok(());
+                }
+                Placed::Refused(response) => refusal = Some(*response),
+            }
+        }
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         self.reading.refresh(&self.settings);
-        self.catalog_epoch = self.database.catalog_epoch.load(Ordering::Acquire);
+        self.catalog_epoch = match &self.sharded {
+            None => self.database.catalog_epoch.load(Ordering::Acquire),
+            Some(sharded) => sharded.set.catalog_epoch(),
+        };
         let generation = self.database.catalog.generation();
         let snapshot = self.database.catalog.load();
         let facts = self.database.horizons.is_watched().then(|| self.facts(&snapshot));
@@ -127,7 +150,7 @@ impl ClientSession {
             self.retry.runs_elsewhere();
         }
         if let Some(begun) = begun
-            && let Err(error) = self.begin_on(&mut lease, begun, &plan).await
+            && let Err(error) = self.begin_on(&mut lease, begun, &plan, refusal.is_some()).await
         {
             return self.settings_failed_early(lease, batch, error);
         }
@@ -136,7 +159,7 @@ impl ClientSession {
             self.transaction_began = Some(began);
         }
         self.arm(self.topology.config.timeouts.query, Order::QueryTimeout);
-        if let Some(error) = self.forbids(&plan, lease.pool()) {
+        if let Some(error) = refusal.or_else(|| self.forbids(&plan, lease.pool())) {
             self.fail_batch(&mut lease, batch, error);
             return self.exchange_with(lease).await;
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::admin::Console;
 use crate::admin::table::{Cell, ColumnType, Table};
 use crate::cluster::{Cluster, LeadStatus, NodeState, Role, Standing};
+use crate::pool::DatabaseEntry;
 
 const NODES: &[(&str, ColumnType)] = &[
     ("database", ColumnType::Text),
@@ -32,13 +33,14 @@ pub(super) fn nodes(console: &Console) -> Table {
     let mut table = Table::new(NODES);
     for entry in console.topology.load().databases() {
         for index in 0..=entry.cluster.replicas.len() {
-            table.push(row(&entry.name, &entry.cluster, index));
+            table.push(row(&entry, index));
         }
     }
     table
 }
 
-fn row(database: &str, cluster: &Cluster, index: usize) -> Vec<Cell> {
+fn row(entry: &DatabaseEntry, index: usize) -> Vec<Cell> {
+    let cluster = &entry.cluster;
     let node = cluster.node(index);
     let weight = index.checked_sub(1).and_then(|place| cluster.replicas.get(place)).map_or(1, |r| r.weight);
     let (bytes, micros) = node.lag();
@@ -52,8 +54,8 @@ fn row(database: &str, cluster: &Cluster, index: usize) -> Vec<Cell> {
         timeline => Cell::count(u64::from(timeline)),
     };
     vec![
-        Cell::text(database),
-        Cell::Number(0),
+        Cell::text(&*entry.name),
+        Cell::count(u64::from(entry.shard.unwrap_or(0))),
         Cell::text(node.address.to_string()),
         Cell::text(if index == 0 { "primary" } else { "replica" }),
         observed,
@@ -106,6 +108,7 @@ fn why(cluster: &Cluster, index: usize) -> &'static str {
 pub(super) fn routes(console: &Console) -> Table {
     let columns = [
         ("database", ColumnType::Text),
+        ("shard", ColumnType::Int4),
         ("target", ColumnType::Text),
         ("reason", ColumnType::Text),
         ("count", ColumnType::Int8),
@@ -115,6 +118,7 @@ pub(super) fn routes(console: &Console) -> Table {
         for (reason, count) in entry.routes.iter().filter(|(_, count)| *count > 0) {
             table.push(vec![
                 Cell::text(&*entry.name),
+                Cell::count(u64::from(entry.shard.unwrap_or(0))),
                 Cell::text(reason.target()),
                 Cell::text(reason.label()),
                 Cell::count(count),

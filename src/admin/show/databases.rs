@@ -31,7 +31,7 @@ pub(super) fn table(console: &Console) -> Table {
     let pools = console.pools.pools();
     let clients = console.clients.snapshot();
     let mut table = Table::new(COLUMNS);
-    for entry in console.topology.load().databases() {
+    for entry in console.topology.load().databases().into_iter().filter(|entry| entry.is_first()) {
         let settings = &entry.settings;
         let current: usize = pools
             .iter()

@@ -17,7 +17,7 @@ pub(super) fn table(console: &Console) -> Table {
     let listeners = console.pools.listeners.all().iter().filter(|listener| listener.info().is_some()).count();
     let lists = [
         // The console counts as a database and as a pool.
-        ("databases", topology.databases().len() + 1),
+        ("databases", topology.databases().iter().filter(|entry| entry.is_first()).count() + 1),
         ("users", topology.config.users.len()),
         ("peers", 0),
         ("pools", pairs.len() + 1),

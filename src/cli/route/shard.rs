@@ -75,6 +75,10 @@ fn lines(sharding: &Sharding, sql: &str, lex: LexOptions, hint: &Hint, given: &G
             line("shard", "any");
             line("because", why_any(&plan));
         }
+        Ok(Destination::All { what }) => {
+            line("shard", "all");
+            line("because", &what);
+        }
         Ok(Destination::Shard { shard, table }) => {
             line("shard", &shard.to_string());
             if let Some(function) = function(schema, &table) {

@@ -85,6 +85,11 @@ pub enum Destination {
         /// The table that decided, for explanations.
         table: String,
     },
+    /// Every shard must do it, as one.
+    All {
+        /// What it is, for explanations.
+        what: String,
+    },
 }
 
 /// Where the key sits.
@@ -103,8 +108,34 @@ enum Plan {
         /// Rows to insert, behind this token.
         rows: Option<(Rows, usize)>,
     },
+    /// On every shard.
+    All(String),
     Refused(Refusal),
 }
+
+/// Functions that give every shard another value.
+const DIFFERS: &[&str] = &[
+    "clock_timestamp",
+    "gen_random_uuid",
+    "inet_server_addr",
+    "inet_server_port",
+    "now",
+    "pg_backend_pid",
+    "pg_current_wal_lsn",
+    "pg_current_xact_id",
+    "random",
+    "random_normal",
+    "statement_timestamp",
+    "timeofday",
+    "transaction_timestamp",
+    "txid_current",
+    "uuidv4",
+    "uuidv7",
+];
+
+/// Likewise, without parentheses.
+const DIFFERENT_WORDS: &[&str] =
+    &["current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"];
 
 /// The plan of every text with the fingerprint of this one.
 pub fn key_plan(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> KeyPlan {
@@ -153,12 +184,10 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         _ => {}
     }
     let Some((from, to)) = verdict.query.filter(|_| !verdict.is_ddl) else {
-        let name: String =
-            view.identifier(0).map_or_else(|| "the statement".into(), |w| w.to_ascii_uppercase());
         return match verdict.effect {
             Effect::Empty => Ok(Plan::Anywhere),
             Effect::Unknown => Err(Refusal::NotUnderstood),
-            _ => Err(Refusal::AllShards(name)),
+            _ => on_all(view, &verdict),
         };
     };
     if verdict.session.intersects(SessionEffects::NOTIFY) {
@@ -171,7 +200,13 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         return Err(Refusal::Function(function));
     }
     if let Some(table) = found.everywhere_written {
-        return Err(Refusal::AllShards(format!("a change of table \"{table}\"")));
+        if !found.occurrences.is_empty() || found.rows.is_some() {
+            return Err(Refusal::Mixed(table));
+        }
+        if let Some(what) = differs(query, &verdict) {
+            return Err(Refusal::Differs(what));
+        }
+        return Ok(Plan::All(format!("a change of table \"{table}\", which is on every shard")));
     }
     for occurrence in &found.occurrences {
         check_bound(occurrence, query, schema)?;
@@ -187,10 +222,70 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
             // A cursor over tables that are everywhere, or a change of settings.
             Effect::Session if only_settings || view.is(0, "declare") => Ok(Plan::Anywhere),
             Effect::Write if only_settings && only_session_functions(&verdict) => Ok(Plan::Anywhere),
+            // About the server, whichever it is.
+            Effect::Write if found.has_no_tables && asks(&verdict) => Ok(Plan::Anywhere),
+            Effect::Write if counts_or_locks(&verdict) => {
+                Ok(Plan::All("it counts or locks, on every shard alike".to_owned()))
+            }
             _ => Err(Refusal::Nowhere),
         };
     }
     Ok(Plan::Keyed { occurrences: found.occurrences, rows })
+}
+
+/// What concerns the structure of the database, and must be the same on all shards.
+fn on_all(view: View<'_>, verdict: &Verdict) -> Result<Plan, Refusal> {
+    /// What stays in one session.
+    const STAYS: SessionEffects = SessionEffects::TEMP_OBJECT
+        .union(SessionEffects::LOAD)
+        .union(SessionEffects::HOLD_CURSOR)
+        .union(SessionEffects::ADVISORY_LOCK);
+    let first = view.identifier(0).unwrap_or_default();
+    let makes_rows = || (0..view.len()).any(|at| view.is(at, "as") || view.is(at, "execute"));
+    match (&*first, view.word(1)) {
+        ("select" | "with" | "values" | "table", _) => return Err(Refusal::Construct("SELECT INTO")),
+        ("create", b"table" | b"unlogged" | b"materialized" | b"global" | b"local") if makes_rows() => {
+            return Err(Refusal::Construct("CREATE with the rows of a query"));
+        }
+        ("create" | "drop", b"database" | b"tablespace" | b"subscription") => {
+            return Err(Refusal::Construct("a command for one server"));
+        }
+        ("alter", b"system") | ("checkpoint" | "load", _) => {
+            return Err(Refusal::Construct("a command for one server"));
+        }
+        _ => {}
+    }
+    if verdict.session.intersects(STAYS) {
+        return Err(Refusal::Construct("what stays in one session"));
+    }
+    Ok(Plan::All(format!("{} is for all shards", first.to_ascii_uppercase())))
+}
+
+/// What in a change would not be the same on all shards.
+fn differs(query: View<'_>, verdict: &Verdict) -> Option<String> {
+    let function = verdict.functions.iter().find(|function| DIFFERS.contains(&&*function.name));
+    let word = || {
+        let words = (0..query.len()).filter_map(|at| query.identifier(at));
+        words.into_iter().find(|word| DIFFERENT_WORDS.contains(&&**word))
+    };
+    function.map(|function| function.name.to_string()).or_else(|| word().map(|word| word.to_string()))
+}
+
+/// Whether all that it does is to ask about the server, whichever that is.
+fn asks(verdict: &Verdict) -> bool {
+    verdict.session == SessionEffects::NONE
+        && verdict
+            .functions
+            .iter()
+            .all(|function| matches!(builtin(&function.name), Meaning::Read | Meaning::Node))
+}
+
+/// Whether all that it does is to lock rows, or to move sequences on.
+fn counts_or_locks(verdict: &Verdict) -> bool {
+    verdict.session == SessionEffects::NONE
+        && verdict.functions.iter().all(|function| {
+            matches!(&*function.name, "nextval" | "setval") || builtin(&function.name) == Meaning::Read
+        })
 }
 
 /// Whether all functions that count as writes concern the session alone.
@@ -253,8 +348,26 @@ impl KeyPlan {
     pub fn refusal(&self) -> Option<&Refusal> {
         self.statements.iter().find_map(|plan| match plan {
             Plan::Refused(refusal) => Some(refusal),
-            Plan::Anywhere | Plan::Keyed { .. } => None,
+            Plan::Anywhere | Plan::Keyed { .. } | Plan::All(_) => None,
         })
+    }
+
+    /// What of it every shard must do.
+    fn on_all(&self) -> Option<&str> {
+        self.statements.iter().find_map(|plan| match plan {
+            Plan::All(what) => Some(what.as_str()),
+            Plan::Refused(_) | Plan::Anywhere | Plan::Keyed { .. } => None,
+        })
+    }
+
+    /// What it takes in memory, near enough.
+    pub fn weight(&self) -> usize {
+        let of = |plan: &Plan| match plan {
+            Plan::Keyed { occurrences, .. } => occurrences.len() * 128,
+            Plan::All(_) | Plan::Refused(_) => 128,
+            Plan::Anywhere => 0,
+        };
+        size_of::<Self>() + self.statements.iter().map(|plan| size_of::<Plan>() + of(plan)).sum::<usize>()
     }
 
     /// Whether some statement of it needs a key.
@@ -275,6 +388,10 @@ impl KeyPlan {
     ) -> Result<Destination, Refusal> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal.clone());
+        }
+        if let Some(what) = self.on_all() {
+            let what = what.to_owned();
+            return if self.is_keyed() { Err(Refusal::Mixed(what)) } else { Ok(Destination::All { what }) };
         }
         if !self.is_keyed() {
             return Ok(Destination::Any);

@@ -38,8 +38,33 @@ pub enum Refusal {
     Construct(&'static str),
     /// What must run on all shards.
     AllShards(String),
+    /// Something for one shard and something for all, in one.
+    Mixed(String),
+    /// A change of what is everywhere, with something in it that each shard would see otherwise.
+    Differs(String),
     /// It writes or locks, and nothing says on which shard.
     Nowhere,
+    /// The transaction belongs to another shard.
+    OtherShard {
+        /// Where the transaction is.
+        transaction: u32,
+        /// Where the statement would have to run; `None`: on all.
+        statement: Option<u32>,
+    },
+    /// The key's shard is not the one that was chosen.
+    Contradiction {
+        /// What was chosen.
+        chosen: u32,
+        /// Where the key is.
+        key: u32,
+    },
+    /// A setting that chooses a shard, with a value that is none.
+    Choice {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// The parser does not know it.
     NotUnderstood,
     /// The key's value is not read.
@@ -72,7 +97,12 @@ impl Refusal {
             Self::Function(_) => "function",
             Self::Construct(_) => "construct",
             Self::AllShards(_) => "all_shards",
+            Self::Mixed(_) => "mixed",
+            Self::Differs(_) => "differs",
             Self::Nowhere => "nowhere",
+            Self::OtherShard { .. } => "other_shard",
+            Self::Contradiction { .. } => "contradiction",
+            Self::Choice { .. } => "choice",
             Self::NotUnderstood => "not_understood",
             Self::Value { .. } => "value",
             Self::NoShard(_) => "no_shard",
@@ -101,6 +131,15 @@ impl Refusal {
             Self::Insert { .. } => {
                 "Write INSERT INTO table (columns) VALUES with the key's value as a literal or parameter."
                     .to_owned()
+            }
+            Self::Mixed(_) => "Use a statement of its own for each.".to_owned(),
+            Self::Differs(_) => "Give the value as a literal or parameter.".to_owned(),
+            Self::OtherShard { .. } => {
+                "End the transaction first: a transaction belongs to the shard of its first statement with a key.".to_owned()
+            }
+            Self::Contradiction { .. } => "RESET pgweir.shard, pgweir.sharding_key, or change the key.".to_owned(),
+            Self::Choice { .. } => {
+                "Shards are counted from 0 in the order of pooler.yaml; an empty value chooses none.".to_owned()
             }
             Self::Function(_)
             | Self::Construct(_)
@@ -145,6 +184,22 @@ impl fmt::Display for Refusal {
             }
             Self::Construct(what) => write!(f, "{what} is not supported in a sharded database"),
             Self::AllShards(what) => write!(f, "{what} would have to run on all shards"),
+            Self::Mixed(what) => write!(f, "one statement for all shards ({what}) and for one of them"),
+            Self::Differs(what) => {
+                write!(f, "{what} in a change of a table that is the same on all shards would differ between them")
+            }
+            Self::OtherShard { transaction, statement: Some(statement) } => {
+                write!(f, "the transaction belongs to shard {transaction}, and the statement to shard {statement}")
+            }
+            Self::OtherShard { transaction, statement: None } => {
+                write!(f, "the session is kept on shard {transaction}, and the statement is for all shards")
+            }
+            Self::Contradiction { chosen, key } => {
+                write!(f, "shard {chosen} was chosen, and the statement's key belongs to shard {key}")
+            }
+            Self::Choice { setting, value } => {
+                write!(f, "invalid value for parameter \"{setting}\": \"{value}\"")
+            }
             Self::Nowhere => f.write_str("the statement writes or locks, and does not say on which shard"),
             Self::NotUnderstood => f.write_str("the statement is not understood: its shard is not known"),
             Self::Value { column, wanted } => {

@@ -1,0 +1,139 @@
+//! The shards of a database: an entry for each, and where statements have their keys.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+
+use crate::config::Sharding;
+use crate::shard::{ShardNumber, ShardedSchema};
+use crate::sql::{Fingerprint, KeyPlan, LexOptions, Statement, key_plan};
+
+use super::topology::DatabaseEntry;
+
+/// Bytes that plans take, at most and near enough.
+const PLANS_BYTES_MAX: usize = 8 << 20;
+/// What an entry takes besides its plan.
+const ENTRY_BYTES: usize = size_of::<(Fingerprint, Arc<KeyPlan>)>() + 2 * size_of::<usize>();
+
+/// A sharded database. Each shard has nodes, roles, horizons and a catalog of its own.
+#[derive(Debug)]
+pub struct ShardSet {
+    entries: Vec<Arc<DatabaseEntry>>,
+    sharding: Arc<Sharding>,
+    plans: Arc<KeyPlans>,
+}
+
+impl ShardSet {
+    /// Of these shards. What `before` knew of statements is kept while the tables are declared alike.
+    pub(super) fn new(
+        entries: Vec<Arc<DatabaseEntry>>,
+        sharding: Arc<Sharding>,
+        before: Option<&Self>,
+    ) -> Self {
+        let same = before.filter(|before| before.sharding.schema == sharding.schema);
+        let plans = same.map_or_else(Arc::default, |before| Arc::clone(&before.plans));
+        Self { entries, sharding, plans }
+    }
+
+    /// The shards, in order.
+    pub fn entries(&self) -> &[Arc<DatabaseEntry>] {
+        &self.entries
+    }
+
+    /// One of them.
+    pub fn entry(&self, number: ShardNumber) -> Option<&Arc<DatabaseEntry>> {
+        self.entries.get(usize::try_from(number).ok()?)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> ShardNumber {
+        ShardNumber::try_from(self.entries.len()).unwrap_or(ShardNumber::MAX)
+    }
+
+    /// The declared tables.
+    pub fn schema(&self) -> &ShardedSchema {
+        &self.sharding.schema
+    }
+
+    /// Grows with each change of the catalog of any shard: a client's statements may run on all of them.
+    pub fn catalog_epoch(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.catalog_epoch.load(Ordering::Acquire)).sum()
+    }
+
+    /// Where `sql` has its key: looked up by what it is, so that a repeated statement is not parsed again.
+    pub fn plan(&self, statement: &Statement, sql: &[u8], lex: LexOptions) -> Arc<KeyPlan> {
+        let key = statement.fingerprint;
+        self.plans.find(key).unwrap_or_else(|| {
+            let plan = Arc::new(key_plan(sql, lex, self.schema()));
+            self.plans.insert(key, &plan);
+            plan
+        })
+    }
+}
+
+/// Plans by fingerprint, in two generations: what was not asked for while the younger one filled up is forgotten.
+#[derive(Debug, Default)]
+struct KeyPlans(RwLock<Generations>);
+
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<Fingerprint, Arc<KeyPlan>>,
+    old: HashMap<Fingerprint, Arc<KeyPlan>>,
+    young_bytes: usize,
+}
+
+impl KeyPlans {
+    fn find(&self, key: Fingerprint) -> Option<Arc<KeyPlan>> {
+        let generations = self.0.read();
+        if let Some(plan) = generations.young.get(&key) {
+            return Some(Arc::clone(plan));
+        }
+        let plan = generations.old.get(&key).map(Arc::clone)?;
+        drop(generations);
+        self.insert(key, &plan);
+        Some(plan)
+    }
+
+    fn insert(&self, key: Fingerprint, plan: &Arc<KeyPlan>) {
+        let weight = plan.weight() + ENTRY_BYTES;
+        let mut generations = self.0.write();
+        if generations.young_bytes + weight > PLANS_BYTES_MAX / 2 {
+            generations.old = std::mem::take(&mut generations.young);
+            generations.young_bytes = 0;
+        }
+        if generations.young.insert(key, Arc::clone(plan)).is_none() {
+            generations.young_bytes += weight;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::StatementCache;
+
+    #[test]
+    fn plans_that_are_used_stay_and_all_take_bounded_room() {
+        let plans = KeyPlans::default();
+        let cache = StatementCache::new(1 << 20);
+        let of = |sql: &str| {
+            let fingerprint = cache.fingerprint(sql.as_bytes(), LexOptions::default());
+            let plan = key_plan(sql.as_bytes(), LexOptions::default(), &ShardedSchema::default());
+            (fingerprint, Arc::new(plan))
+        };
+        let (used, plan) = of("SELECT 1");
+        plans.insert(used, &plan);
+        for n in 0..100_000 {
+            let (other, plan) = of(&format!("SELECT 1 AS c{n}"));
+            plans.insert(other, &plan);
+            if n % 100 == 0 {
+                assert!(plans.find(used).is_some(), "{n}");
+            }
+        }
+        let generations = plans.0.read();
+        assert!(generations.young_bytes <= PLANS_BYTES_MAX / 2);
+        assert!(generations.young.len() + generations.old.len() < 80_000, "{}", generations.old.len());
+    }
+}

@@ -1,0 +1,667 @@
+//! The client of a sharded database: which shard a batch belongs to, and where its session is meanwhile.
+//!
+//! A session is on one shard at a time: `database`, `pools` and what it knows of its own writes are that shard's,
+//! so everything behind works as in a database that is not sharded. Between transactions it goes wherever the next
+//! batch belongs.
+//!
+//! A transaction belongs to the shard of its first statement with a key. What came before (savepoints, settings,
+//! reads of tables that are everywhere) has run somewhere, and is repeated on the right shard if that was another:
+//! under READ COMMITTED nobody can tell. What cannot be repeated keeps the transaction where it is, and a statement
+//! for another shard is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use crate::pool::{Pool, ServerLease, ShardSet};
+use crate::protocol::extended::{Bind, Parse};
+use crate::protocol::frame::HEADER_LEN;
+use crate::protocol::{ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, frame, frontend};
+use crate::server::{Definition, Settings};
+use crate::shard::ShardNumber;
+use crate::sql::{
+    Destination, Effect, Hint, ParameterValue, Parameters, Refusal, SessionEffects, Statement,
+    TransactionControl, explicit_shard,
+};
+use crate::task;
+
+use super::batch::Batch;
+use super::begin::Begun;
+use super::client::ClientSession;
+use super::error::SessionError;
+use super::freshness::LastWrite;
+use super::leading::reads_committed;
+
+/// Statements that a transaction may have repeated on another shard, at most.
+const REPEATED_MAX: usize = 100;
+/// A server that does not take the end of a transaction loses the connection.
+const ROLLBACK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where the session is.
+#[derive(Debug)]
+pub(super) struct Sharded {
+    pub(super) set: Arc<ShardSet>,
+    /// The shard that it is on.
+    pub(super) current: ShardNumber,
+    /// What it has on the others.
+    parked: Vec<Parked>,
+    pub(super) transaction: Transaction,
+    /// The shard that its settings choose, and the settings that say so.
+    wish: (Settings, Result<Option<ShardNumber>, Refusal>),
+}
+
+/// What a session has on a shard that it is not on.
+#[derive(Debug, Default)]
+struct Parked {
+    pools: Vec<Option<Arc<Pool>>>,
+    last_write: LastWrite,
+    last_reader: Option<(usize, u32)>,
+}
+
+/// The open transaction.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    /// How it began, if that can be repeated.
+    pub(super) begun: Option<Begun>,
+    /// What it has set and marked so far: simple queries.
+    pub(super) repeatable: Vec<Bytes>,
+    /// The last of that, whose outcome is not known yet.
+    pending: SmallVec<[Bytes; 1]>,
+    /// Some statement of it belongs to its shard.
+    is_bound: bool,
+    /// It has done what cannot be repeated.
+    is_opaque: bool,
+    /// It has read, and nothing of that is left over.
+    has_read: bool,
+    /// The shard that it has chosen by a setting of its own; inside, `None` for none.
+    chosen: Option<Option<ShardNumber>>,
+}
+
+/// Where a batch belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Placement {
+    /// Any shard gives the same answer.
+    Any,
+    One(ShardNumber),
+    /// All of them must run it.
+    All,
+    Refused(Refusal),
+}
+
+impl Placement {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Refused(refusal), _) | (_, Self::Refused(refusal)) => Self::Refused(refusal),
+            (Self::Any, place) | (place, Self::Any) => place,
+            (a, b) if a == b => a,
+            (Self::One(_), Self::One(_)) => Self::Refused(Refusal::SeveralShards),
+            _ => Self::Refused(Refusal::Mixed("a batch of several statements".to_owned())),
+        }
+    }
+}
+
+/// What becomes of a batch.
+pub(super) enum Placed {
+    /// The session is on its shard.
+    Here,
+    /// Its shard is another one, which the transaction may move to.
+    Elsewhere(ShardNumber),
+    /// It runs on all shards.
+    Everywhere,
+    /// It is refused.
+    Refused(Box<ErrorResponse>),
+}
+
+impl Sharded {
+    /// A session that is on the shard with this number, or as near as there is one.
+    pub(super) fn new(set: &Arc<ShardSet>, wanted: ShardNumber) -> Self {
+        Self {
+            current: wanted.min(set.count().saturating_sub(1)),
+            parked: set.entries().iter().map(|_| Parked::default()).collect(),
+            set: Arc::clone(set),
+            transaction: Transaction::default(),
+            wish: (Settings::none(), Ok(None)),
+        }
+    }
+
+    /// The shard that the client's settings choose.
+    fn wish(&mut self, settings: &Settings) -> Result<Option<ShardNumber>, Refusal> {
+        if !self.wish.0.is_same(settings) {
+            let of = |setting| chosen_by(&self.set, setting, settings.value(setting));
+            let wish = match of(SHARD) {
+                Ok(None) => of(KEY),
+                other => other,
+            };
+            self.wish = (settings.clone(), wish);
+        }
+        self.wish.1.clone()
+    }
+}
+
+/// The setting that chooses a shard by its number.
+const SHARD: &str = "pgweir.shard";
+/// And by a key.
+const KEY: &str = "pgweir.sharding_key";
+
+/// The shard that a setting chooses; an empty one, and none, choose none.
+fn chosen_by(
+    set: &ShardSet,
+    setting: &'static str,
+    value: Option<&str>,
+) -> Result<Option<ShardNumber>, Refusal> {
+    let Some(value) = value.map(str::trim).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let wrong = || Refusal::Choice { setting, value: value.to_owned() };
+    let hint = if setting == SHARD {
+        Hint { shard: Some(value.parse().map_err(|_| wrong())?), ..Hint::default() }
+    } else {
+        Hint { key: Some(value.into()), ..Hint::default() }
+    };
+    explicit_shard(&hint, set.count(), set.schema()).map_err(|refusal| match refusal {
+        Refusal::WhichKey => refusal,
+        _ => wrong(),
+    })
+}
+
+/// What a SET of one of the two settings says: the setting, and its value.
+fn choice_in(text: &[u8]) -> Option<(&'static str, Option<String>)> {
+    let text = std::str::from_utf8(text).ok()?.trim().trim_end_matches(';').trim_end();
+    let (verb, rest) = text.split_once(char::is_whitespace)?;
+    let is_reset = verb.eq_ignore_ascii_case("reset");
+    if !is_reset && !verb.eq_ignore_ascii_case("set") {
+        return None;
+    }
+    let mut rest = rest.trim_start();
+    for scope in ["local", "session"] {
+        let head = rest.get(..scope.len()).is_some_and(|head| head.eq_ignore_ascii_case(scope));
+        let tail = rest.get(scope.len()..).unwrap_or_default();
+        if head && tail.starts_with(char::is_whitespace) {
+            rest = tail.trim_start();
+        }
+    }
+    let end = rest.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(rest.len());
+    let (name, rest) = rest.split_at(end);
+    let setting = [SHARD, KEY].into_iter().find(|setting| name.eq_ignore_ascii_case(setting))?;
+    let rest = rest.trim_start();
+    if is_reset {
+        return rest.is_empty().then_some((setting, None));
+    }
+    let value = match rest.strip_prefix('=') {
+        Some(value) => value.trim(),
+        None => rest.get(..2).filter(|to| to.eq_ignore_ascii_case("to")).and(rest.get(2..))?.trim(),
+    };
+    if value.eq_ignore_ascii_case("default") {
+        return Some((setting, None));
+    }
+    let value = match value.strip_prefix('\'').and_then(|value| value.strip_suffix('\'')) {
+        Some(quoted) => quoted.replace("''", "'"),
+        None => value.to_owned(),
+    };
+    Some((setting, Some(value)))
+}
+
+/// The error that a client gets for a refusal.
+pub(super) fn refused(refusal: &Refusal) -> ErrorResponse {
+    let code = match refusal {
+        Refusal::Choice { .. } => SqlState::INVALID_PARAMETER_VALUE,
+        _ => SqlState::FEATURE_NOT_SUPPORTED,
+    };
+    ErrorResponse::error(code, refusal.to_string()).hint(refusal.hint())
+}
+
+/// The values of a Bind.
+struct Bound<'a> {
+    /// Count and OIDs, as in Parse.
+    types: &'a [u8],
+    /// Formats and values, as in Bind.
+    rest: &'a [u8],
+    is_utf8: bool,
+}
+
+impl Parameters for Bound<'_> {
+    fn declared(&self, number: u32) -> u32 {
+        let find = || {
+            let mut reader = Reader::new(self.types);
+            let count = u32::try_from(reader.i16().ok()?).ok()?;
+            let skipped = number.checked_sub(1).filter(|skipped| *skipped < count)?;
+            for _ in 0..skipped {
+                reader.i32().ok()?;
+            }
+            reader.i32().ok().map(i32::cast_unsigned)
+        };
+        find().unwrap_or(0)
+    }
+
+    fn value(&self, number: u32) -> Option<ParameterValue<'_>> {
+        let mut reader = Reader::new(self.rest);
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        let formats = usize::try_from(reader.i16().ok()?).ok()?;
+        let mut format = 0;
+        for at in 0..formats {
+            let here = reader.i16().ok()?;
+            if formats == 1 || at == place {
+                format = here;
+            }
+        }
+        let values = usize::try_from(reader.i16().ok()?).ok()?;
+        if place >= values {
+            return None;
+        }
+        for at in 0..values {
+            let len = reader.i32().ok()?;
+            if len < 0 {
+                if at == place {
+                    return Some(ParameterValue::Null);
+                }
+                continue;
+            }
+            let value = reader.bytes(usize::try_from(len).ok()?).ok()?;
+            if at == place {
+                return match format {
+                    0 => Some(ParameterValue::Text(value)),
+                    1 => Some(ParameterValue::Binary(value)),
+                    _ => None,
+                };
+            }
+        }
+        None
+    }
+
+    fn is_utf8(&self) -> bool {
+        self.is_utf8
+    }
+}
+
+/// A statement that a batch runs.
+struct Run<'a> {
+    statement: Arc<Statement>,
+    text: &'a [u8],
+    types: &'a [u8],
+    /// Formats and values of its parameters.
+    rest: &'a [u8],
+}
+
+impl ClientSession {
+    /// Begins on a shard, if the database has some: the one with this number, or as near as there is one.
+    pub(super) fn enter_shards(&mut self, wanted: ShardNumber) {
+        let set = self.topology.shards(&self.database.name);
+        self.sharded = set.map(|set| Box::new(Sharded::new(set, wanted)));
+        if let Some(sharded) = self.sharded.as_deref()
+            && let Some(entry) = sharded.set.entry(sharded.current)
+        {
+            self.database = Arc::clone(entry);
+            self.pools.clear();
+        }
+    }
+
+    /// Temporary.
+    pub(super) async fn run_everywhere(&mut self, batch: Batch) -> Result<(), SessionError> {
+        let _ = batch;
+        Ok(())
+    }
+
+    /// Takes the session to the shard with this number, between transactions.
+    pub(super) fn switch_to(&mut self, shard: ShardNumber) {
+        let Some(sharded) = self.sharded.as_deref_mut() else { return };
+        let place = |shard| usize::try_from(shard).unwrap_or(usize::MAX);
+        let Some(entry) = sharded.set.entry(shard).filter(|_| shard != sharded.current) else { return };
+        self.database = Arc::clone(entry);
+        let here = Parked {
+            pools: std::mem::take(&mut self.pools),
+            last_write: std::mem::take(&mut self.last_write),
+            last_reader: self.last_reader.take(),
+        };
+        if let Some(parked) = sharded.parked.get_mut(place(sharded.current)) {
+            *parked = here;
+        }
+        let there = sharded.parked.get_mut(place(shard)).map(std::mem::take).unwrap_or_default();
+        self.pools = there.pools;
+        self.last_write = there.last_write;
+        self.last_reader = there.last_reader;
+        sharded.current = shard;
+    }
+
+    /// Finds the shard of a batch, and goes there if no transaction keeps the session where it is.
+    pub(super) fn place(&mut self, batch: Batch) -> Result<Placed, SessionError> {
+        let is_idle = match &self.lease {
+            None => self.begun.is_none(),
+            Some(lease) => lease.status == TransactionStatus::Idle && !self.awaiting_sync,
+        };
+        let failed = self.lease.as_ref().is_some_and(|lease| lease.status == TransactionStatus::Failed);
+        let saw_error = self.saw_error;
+        let begun = self.begun.clone();
+        let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(Placed::Here) };
+        let transaction = &mut sharded.transaction;
+        if is_idle {
+            *transaction = Transaction::default();
+        } else if saw_error {
+            transaction.is_opaque |= !std::mem::take(&mut transaction.pending).is_empty();
+        } else {
+            transaction.repeatable.append(&mut std::mem::take(&mut transaction.pending).into_vec());
+            transaction.is_opaque |= transaction.repeatable.len() > REPEATED_MAX;
+        }
+        if transaction.begun.is_none() {
+            transaction.begun = begun;
+        }
+        if failed {
+            // Nothing runs until it ends.
+            return Ok(Placed::Here);
+        }
+        let placement = self.placement(batch)?;
+        Ok(self.go(placement))
+    }
+
+    /// Goes where a batch belongs, if that is possible.
+    fn go(&mut self, placement: Placement) -> Placed {
+        let is_held = self.lease.is_some();
+        let Some(sharded) = self.sharded.as_deref_mut() else { return Placed::Here };
+        let current = sharded.current;
+        let refuse = |refusal: &Refusal| Placed::Refused(Box::new(refused(refusal)));
+        match placement {
+            Placement::Any => Placed::Here,
+            Placement::One(shard) if shard == current => {
+                sharded.transaction.is_bound = true;
+                Placed::Here
+            }
+            Placement::One(shard) => {
+                if is_held {
+                    return Placed::Elsewhere(shard);
+                }
+                sharded.transaction.is_bound = true;
+                self.switch_to(shard);
+                Placed::Here
+            }
+            Placement::All => Placed::Everywhere,
+            Placement::Refused(refusal) => refuse(&refusal),
+        }
+    }
+
+    /// Moves the transaction to another shard, if nothing of it is left on this one. The error otherwise.
+    pub(super) async fn move_to(&mut self, shard: ShardNumber) -> Result<(), Box<ErrorResponse>> {
+        if self.leaves_shard().await {
+            self.switch_to(shard);
+            if let Some(sharded) = self.sharded.as_deref_mut() {
+                sharded.transaction.is_bound = true;
+            }
+            return Ok(());
+        }
+        let transaction = self.sharded.as_deref().map_or(0, |sharded| sharded.current);
+        Err(Box::new(refused(&Refusal::OtherShard { transaction, statement: Some(shard) })))
+    }
+
+    /// Ends the transaction on this shard, to begin it again on another; false if it must stay.
+    async fn leaves_shard(&mut self) -> bool {
+        let Some(sharded) = self.sharded.as_deref_mut() else { return false };
+        let transaction = &mut sharded.transaction;
+        let may_go = !transaction.is_bound
+            && !transaction.is_opaque
+            && !self.awaiting_sync
+            && self.pin.is_none()
+            && self.lease.as_ref().is_some_and(|lease| lease.status == TransactionStatus::InTransaction);
+        let has_read = transaction.has_read;
+        let Some(begun) = transaction.begun.clone().filter(|_| may_go) else { return false };
+        let Some(mut lease) = self.lease.take() else { return false };
+        let is_free = !has_read
+            || match begun.reads_committed {
+                Some(known) => known,
+                None => reads_committed(&mut lease).await,
+            };
+        if !is_free {
+            self.lease = Some(lease);
+            return false;
+        }
+        self.leading = None;
+        self.begun = Some(begun);
+        self.handle().unlink();
+        // The client need not wait for that.
+        task::spawn("end of a transaction on another shard", async move {
+            let ended = tokio::time::timeout(ROLLBACK_LIMIT, lease.simple_query("ROLLBACK")).await;
+            // Settings that it made are undone.
+            if matches!(ended, Ok(Ok(_))) && lease.status == TransactionStatus::Idle {
+                lease.checkin();
+            }
+        });
+        true
+    }
+
+    /// Repeats on this shard what the transaction has set and marked on another.
+    pub(super) async fn repeat_on(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
+        let Some(sharded) = self.sharded.as_deref() else { return Ok(()) };
+        for message in &sharded.transaction.repeatable {
+            let text = frontend::query_text(message.get(HEADER_LEN..).unwrap_or_default())?;
+            lease.simple_query(&String::from_utf8_lossy(text)).await?;
+        }
+        Ok(())
+    }
+
+    /// Where the statements of a batch belong, together.
+    fn placement(&mut self, batch: Batch) -> Result<Placement, SessionError> {
+        // The inbox is lent and given back.
+        let inbox = std::mem::take(&mut self.wire.inbox);
+        let result = self.placement_of(inbox.get(..batch.len).unwrap_or_default());
+        self.wire.inbox = inbox;
+        result
+    }
+
+    fn placement_of(&mut self, bytes: &[u8]) -> Result<Placement, SessionError> {
+        let limit = self.topology.config.limits.message_bytes;
+        let mut fresh: SmallVec<[Parse<'_>; 2]> = SmallVec::new();
+        let mut placement = Placement::Any;
+        let mut rest = bytes;
+        while let Some((header, body, tail)) = frame::split(rest, limit)? {
+            rest = tail;
+            let place = match FrontendTag(header.tag) {
+                FrontendTag::QUERY => {
+                    // What makes no sense, the server says.
+                    let Ok(text) = frontend::query_text(body) else { continue };
+                    let statement = self.context.statements.analyze(text, self.lex);
+                    self.place_one(bytes, &Run { statement, text, types: b"\0\0", rest: b"\0\0\0\0" })
+                }
+                FrontendTag::PARSE => {
+                    let Ok(parse) = Parse::read(body) else { continue };
+                    fresh.retain(|known| known.name != parse.name);
+                    fresh.push(parse);
+                    continue;
+                }
+                FrontendTag::BIND => {
+                    let Ok(bind) = Bind::read(body) else { continue };
+                    self.place_bind(bytes, &fresh, &bind)
+                }
+                FrontendTag::FUNCTION_CALL => match self.chosen() {
+                    Ok(Some(shard)) => Placement::One(shard),
+                    Ok(None) => Placement::Refused(Refusal::Construct("a function call of the protocol")),
+                    Err(refusal) => Placement::Refused(refusal),
+                },
+                _ => continue,
+            };
+            placement = placement.and(place);
+        }
+        Ok(placement)
+    }
+
+    fn place_bind(&mut self, batch: &[u8], fresh: &[Parse<'_>], bind: &Bind<'_>) -> Placement {
+        if let Some(parse) = fresh.iter().find(|parse| parse.name == bind.statement) {
+            let statement = self.context.statements.analyze_exact(parse.sql, self.lex);
+            let run = Run { statement, text: parse.sql, types: parse.types, rest: bind.rest };
+            return self.place_one(batch, &run);
+        }
+        let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
+            // One of SQL's PREPARE, which has pinned the session, or none.
+            return Placement::Any;
+        };
+        let Definition { sql, types, statement, .. } = &*definition;
+        self.place_one(batch, &Run { statement: Arc::clone(statement), text: sql, types, rest: bind.rest })
+    }
+
+    /// The shard that the client has chosen for what does not say itself.
+    fn chosen(&mut self) -> Result<Option<ShardNumber>, Refusal> {
+        let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(None) };
+        match sharded.transaction.chosen {
+            Some(chosen) => Ok(chosen),
+            None => sharded.wish(&self.settings),
+        }
+    }
+
+    fn place_one(&mut self, batch: &[u8], run: &Run<'_>) -> Placement {
+        self.try_place(batch, run).unwrap_or_else(Placement::Refused)
+    }
+
+    fn try_place(&mut self, batch: &[u8], run: &Run<'_>) -> Result<Placement, Refusal> {
+        let statement = &run.statement;
+        if statement.session.contains(SessionEffects::LISTEN) {
+            return Err(Refusal::Construct("LISTEN"));
+        }
+        let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(Placement::Any) };
+        let set = Arc::clone(&sharded.set);
+        if let Some(shard) = explicit_shard(&statement.hint, set.count(), set.schema())? {
+            return Ok(Placement::One(shard));
+        }
+        let sets = SessionEffects::SETTING.union(SessionEffects::SETTING_LOCAL);
+        if statement.session.intersects(sets)
+            && let Some((setting, value)) = choice_in(run.text)
+        {
+            let chosen = chosen_by(&set, setting, value.as_deref())?;
+            sharded.transaction.chosen = Some(chosen);
+            self.repeats(batch, run);
+            return Ok(chosen.map_or(Placement::Any, Placement::One));
+        }
+        let plan = set.plan(statement, run.text, self.lex);
+        let is_utf8 = |name| self.told.value(name).is_none_or(|value| value == "UTF8");
+        let is_utf8 = is_utf8("client_encoding") && is_utf8("server_encoding");
+        let bound = Bound { types: run.types, rest: run.rest, is_utf8 };
+        let chosen = self.chosen();
+        match plan.destination(run.text, self.lex, set.schema(), &bound) {
+            Ok(Destination::Any) => {
+                self.repeats(batch, run);
+                let ends = matches!(statement.control, Some(control) if !matches!(control, TransactionControl::Begin { .. }));
+                if statement.session != SessionEffects::NONE || ends {
+                    return Ok(Placement::Any);
+                }
+                Ok(chosen?.map_or(Placement::Any, Placement::One))
+            }
+            Ok(Destination::Shard { shard, .. }) => match chosen? {
+                Some(chosen) if chosen != shard => Err(Refusal::Contradiction { chosen, key: shard }),
+                _ => Ok(Placement::One(shard)),
+            },
+            Ok(Destination::All { .. }) => Ok(chosen?.map_or(Placement::All, Placement::One)),
+            Err(refusal) => chosen?.map(Placement::One).ok_or(refusal),
+        }
+    }
+
+    /// Takes note of a statement that any shard could run, in case another one must.
+    fn repeats(&mut self, batch: &[u8], run: &Run<'_>) {
+        let statement = &run.statement;
+        let alone = self.stands_alone(batch);
+        let begun = match statement.control {
+            Some(TransactionControl::Begin { .. }) if self.begun.is_none() && self.lease.is_none() => {
+                Some(Begun::of_text(run.text, self.begin_reads_committed(statement.control)))
+            }
+            _ => None,
+        };
+        let Some(sharded) = self.sharded.as_deref_mut() else { return };
+        let transaction = &mut sharded.transaction;
+        let sets = SessionEffects::SETTING.union(SessionEffects::SETTING_LOCAL);
+        let no_parameters = has_no_values(run.rest);
+        match statement.control {
+            Some(TransactionControl::Begin { .. }) => {
+                if begun.is_some() {
+                    transaction.begun = begun;
+                }
+            }
+            Some(
+                TransactionControl::Commit { chain: false } | TransactionControl::Rollback { chain: false },
+            ) => {}
+            Some(control) if statement.statement_count == 1 && no_parameters => {
+                let marks = matches!(
+                    control,
+                    TransactionControl::Savepoint
+                        | TransactionControl::Release
+                        | TransactionControl::RollbackTo
+                );
+                if control == TransactionControl::RollbackTo {
+                    // A choice may have been made behind the savepoint.
+                    transaction.chosen = None;
+                }
+                transaction.is_opaque |= !marks;
+                transaction.pending.push(query(run.text));
+            }
+            None if statement.effect <= Effect::Read && statement.session == SessionEffects::NONE => {
+                transaction.has_read = true;
+                transaction.is_opaque |= !alone;
+            }
+            None if statement.statement_count == 1
+                && no_parameters
+                && sets.union(statement.session) == sets =>
+            {
+                let says = |word: &[u8]| {
+                    run.text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
+                };
+                if says(b"isolation")
+                    && let Some(begun) = &mut transaction.begun
+                {
+                    begun.reads_committed = Some(false);
+                }
+                transaction.is_opaque |= says(b"snapshot");
+                transaction.pending.push(query(run.text));
+            }
+            _ => transaction.is_opaque = true,
+        }
+    }
+}
+
+/// Whether a Bind gives no parameter a value.
+fn has_no_values(rest: &[u8]) -> bool {
+    let mut reader = Reader::new(rest);
+    let formats = reader.i16().unwrap_or(0);
+    (0..formats).all(|_| reader.i16().is_ok()) && reader.i16() == Ok(0)
+}
+
+fn query(text: &[u8]) -> Bytes {
+    let mut message = BytesMut::new();
+    frontend::query(&mut message, text);
+    message.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_is_read_from_its_set() {
+        let of = |text: &str| choice_in(text.as_bytes());
+        let shard = |value: &str| Some((SHARD, Some(value.to_owned())));
+        assert_eq!(of("SET pgweir.shard = 2"), shard("2"));
+        assert_eq!(of("set local PGWEIR.shard TO '2' ;"), shard("2"));
+        assert_eq!(of("SET SESSION pgweir.shard=2"), shard("2"));
+        assert_eq!(of("SET pgweir.sharding_key = 'it''s'"), Some((KEY, Some("it's".to_owned()))));
+        assert_eq!(of("RESET pgweir.shard"), Some((SHARD, None)));
+        assert_eq!(of("SET pgweir.shard TO DEFAULT"), Some((SHARD, None)));
+        for other in ["SET pgweir.shards = 2", "SELECT 1", "SET", "SET pgweir.shard", "RESET pgweir.shard x"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_together() {
+        use Placement::{All, Any, One, Refused};
+        assert_eq!(Any.and(One(1)).and(Any).and(One(1)), One(1));
+        assert_eq!(One(0).and(One(1)), Refused(Refusal::SeveralShards));
+        assert_eq!(All.and(Any), All);
+        assert!(matches!(All.and(One(0)), Refused(Refusal::Mixed(_))));
+        assert!(matches!(One(0).and(Refused(Refusal::Nowhere)), Refused(Refusal::Nowhere)));
+    }
+
+    #[test]
+    fn values_of_a_bind() {
+        // Two formats (text, binary), three values: one of two bytes, NULL, none.
+        let rest = b"\0\x02\0\0\0\x01\0\x02\0\0\0\x02ab\xff\xff\xff\xff\0\0";
+        let bound = Bound { types: b"\0\x01\0\0\0\x14", rest, is_utf8: true };
+        assert_eq!((bound.declared(1), bound.declared(2)), (20, 0));
+        assert_eq!(bound.value(1), Some(ParameterValue::Text(b"ab")));
+        assert_eq!(bound.value(2), Some(ParameterValue::Null));
+        assert_eq!(bound.value(3), None);
+        let one = Bound { types: b"\0\0", rest: b"\0\x01\0\x01\0\x01\0\0\0\x01x\0\0", is_utf8: true };
+        assert_eq!(one.value(1), Some(ParameterValue::Binary(b"x")));
+    }
+}

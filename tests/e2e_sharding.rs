@@ -1,0 +1,320 @@
+//! A sharded database through pgweir: statements go to the shard of their key, transactions stay on theirs, and
+//! what no shard can answer is refused.
+#![allow(clippy::pedantic, clippy::unwrap_used, clippy::panic, reason = "test code outside a #[test]")]
+
+mod support;
+
+use support::talk::{Until, ask, read, rows, send, sqlstate, startup};
+use support::wire::{Message, RawClient};
+use support::{Pgweir, TestDatabase};
+
+/// Two shards in databases of their own, with replicas: `event` and `note` are sharded, `country` is everywhere.
+struct Sharded {
+    shards: [TestDatabase; 2],
+    pgweir: Pgweir,
+}
+
+const TABLES: &str = "CREATE TABLE event (tenant_id bigint, id int, name text, PRIMARY KEY (tenant_id, id)); \
+    CREATE TABLE note (tenant_id bigint, event_id int, text text); \
+    CREATE TABLE country (code text PRIMARY KEY, name text); \
+    CREATE TABLE stray (i int); \
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO app; GRANT ALL ON SCHEMA public TO app;";
+
+/// The keys of shard 0 and 1 that are used here, by PostgreSQL's own hash.
+const ZERO: [i64; 3] = [1, 2, 4];
+const ONE: [i64; 3] = [3, 5, 6];
+
+fn sharded() -> Sharded {
+    let cluster = support::cluster();
+    let shards = [support::database(), support::database()];
+    for shard in &shards {
+        shard.on(0, TABLES);
+    }
+    let shard = |database: &TestDatabase| {
+        format!(
+            "{{primary: \"{}\", replicas: [\"{}\", \"{}\"], database: {}}}",
+            cluster.address(0),
+            cluster.address(1),
+            cluster.address(2),
+            database.name
+        )
+    };
+    let yaml = format!(
+        "pool: {{size: 4}}\ndatabases:\n  events:\n    shards: [{}, {}]\n    sharded_tables:\n      \
+         - {{tables: [event, note], column: tenant_id, type: bigint, function: hash}}\n    \
+         everywhere_tables: [country]\nusers:\n  app: {{password: app}}\nadmin: {{users: [app]}}\n",
+        shard(&shards[0]),
+        shard(&shards[1])
+    );
+    let pgweir = Pgweir::start(&yaml);
+    Sharded { shards, pgweir }
+}
+
+impl Sharded {
+    fn client(&self) -> RawClient {
+        RawClient::login(self.pgweir.port, "events")
+    }
+
+    /// What each shard has, asked directly.
+    fn direct(&self, sql: &str) -> [String; 2] {
+        [self.shards[0].on(0, sql), self.shards[1].on(0, sql)]
+    }
+}
+
+fn run(client: &mut RawClient, sql: &str) -> Vec<Message> {
+    client.send(&send().query(sql).0);
+    read(client, Until::Ready(1))
+}
+
+fn fine(client: &mut RawClient, sql: &str) -> Vec<String> {
+    let answer = run(client, sql);
+    assert_eq!(sqlstate(&answer), None, "{sql}: {answer:?}");
+    rows(&answer)
+}
+
+fn status(answer: &[Message]) -> u8 {
+    answer.last().unwrap().1[0]
+}
+
+/// The message of an error, and its SQLSTATE.
+fn error(answer: &[Message]) -> String {
+    let (_, body) = answer.iter().find(|(tag, _)| *tag == b'E').unwrap_or_else(|| panic!("no error: {answer:?}"));
+    let field = |kind: u8| {
+        let mut fields = body.split(|byte| *byte == 0);
+        let found = fields.find(|field| field.first() == Some(&kind));
+        found.map(|field| String::from_utf8_lossy(&field[1..]).into_owned()).unwrap_or_default()
+    };
+    format!("{} {}", field(b'C'), field(b'M'))
+}
+
+#[test]
+fn the_keys_used_here_are_where_postgresql_puts_them() {
+    let database = support::database();
+    database.on(0, "CREATE TABLE p (k bigint) PARTITION BY HASH (k)");
+    for (keys, remainder) in [(ZERO, 0), (ONE, 1)] {
+        for key in keys {
+            let sql = format!("SELECT satisfies_hash_partition('p'::regclass, 2, {remainder}, {key}::bigint)");
+            assert_eq!(database.on(0, &sql), "t", "{key}");
+        }
+    }
+}
+
+#[test]
+fn rows_go_to_the_shard_of_their_key_and_come_back() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    for key in ZERO.into_iter().chain(ONE) {
+        fine(&mut client, &format!("INSERT INTO event (tenant_id, id, name) VALUES ({key}, 1, 'of {key}')"));
+    }
+    let keys = "SELECT string_agg(tenant_id::text, ' ' ORDER BY tenant_id) FROM event";
+    assert_eq!(sharded.direct(keys), ["1 2 4", "3 5 6"]);
+    for key in ZERO.into_iter().chain(ONE) {
+        let sql = format!("SELECT name FROM event WHERE tenant_id = {key}");
+        assert_eq!(fine(&mut client, &sql), [format!("of {key}")]);
+    }
+    fine(&mut client, "UPDATE event SET name = 'new' WHERE tenant_id = 3");
+    assert_eq!(fine(&mut client, "SELECT name FROM event WHERE tenant_id = 3"), ["new"]);
+    fine(&mut client, "DELETE FROM event WHERE tenant_id = 3 AND id = 1");
+    assert_eq!(sharded.direct(keys), ["1 2 4", "5 6"]);
+}
+
+#[test]
+fn a_prepared_statement_changes_shard_with_its_key_in_one_pipeline() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    let insert = "INSERT INTO event (tenant_id, id, name) VALUES ($1, $2, $3)";
+    let select = "SELECT name FROM event WHERE tenant_id = $1";
+    client.send(&send().parse("i", insert).parse("s", select).sync().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))), None);
+    let mut pipeline = send();
+    for key in 1..=6 {
+        let key = key.to_string();
+        pipeline = pipeline.bind("", "i", &[key.as_bytes(), b"1", key.as_bytes()]).execute("", 0).sync();
+        pipeline = pipeline.bind("", "s", &[key.as_bytes()]).execute("", 0).sync();
+    }
+    client.send(&pipeline.0);
+    let answer = read(&mut client, Until::Ready(12));
+    assert_eq!(rows(&answer), ["1", "2", "3", "4", "5", "6"]);
+    let keys = "SELECT string_agg(tenant_id::text, ' ' ORDER BY tenant_id) FROM event";
+    assert_eq!(sharded.direct(keys), ["1 2 4", "3 5 6"]);
+    // In binary, and two shards between two Syncs, which is one transaction.
+    let both = send()
+        .bind_in("", "s", &[&3_i64.to_be_bytes()], 1)
+        .execute("", 0)
+        .sync()
+        .bind("", "s", &[b"1"])
+        .execute("", 0)
+        .bind("", "s", &[b"3"])
+        .execute("", 0)
+        .sync();
+    client.send(&both.0);
+    let answer = read(&mut client, Until::Ready(2));
+    assert_eq!(rows(&answer), ["3"]);
+    assert_eq!(error(&answer), "0A000 the statement has keys of several shards");
+}
+
+#[test]
+fn a_transaction_belongs_to_the_shard_of_its_first_key() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    for (mine, other) in [(1, 3), (3, 1)] {
+        // What needs no key binds it to nothing, wherever it has run.
+        fine(&mut client, "BEGIN");
+        fine(&mut client, "SET LOCAL work_mem = '5MB'");
+        assert!(fine(&mut client, "SELECT code FROM country").is_empty());
+        fine(&mut client, "SAVEPOINT a");
+        assert_eq!(fine(&mut client, "SHOW work_mem"), ["5MB"]);
+        fine(&mut client, &format!("INSERT INTO event (tenant_id, id) VALUES ({mine}, 7)"));
+        assert_eq!(fine(&mut client, "SHOW work_mem"), ["5MB"], "repeated on the shard");
+        fine(&mut client, "ROLLBACK TO a");
+        assert!(fine(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {mine}")).is_empty());
+        fine(&mut client, &format!("INSERT INTO event (tenant_id, id) VALUES ({mine}, 8)"));
+        let answer = run(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {other}"));
+        let (here, there) = if mine == 1 { (0, 1) } else { (1, 0) };
+        assert_eq!(
+            error(&answer),
+            format!("0A000 the transaction belongs to shard {here}, and the statement to shard {there}")
+        );
+        assert_eq!(status(&answer), b'E');
+        assert_eq!(sqlstate(&run(&mut client, "SELECT 1")).as_deref(), Some("25P02"));
+        fine(&mut client, "ROLLBACK");
+        assert!(fine(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {mine}")).is_empty());
+        assert_eq!(fine(&mut client, "SHOW work_mem"), ["4MB"]);
+        fine(&mut client, "BEGIN");
+        fine(&mut client, &format!("INSERT INTO event (tenant_id, id) VALUES ({mine}, 9)"));
+        fine(&mut client, &format!("INSERT INTO note (tenant_id, event_id) VALUES ({mine}, 9)"));
+        fine(&mut client, "COMMIT");
+        let joined = format!("SELECT id FROM event JOIN note USING (tenant_id) WHERE tenant_id = {mine}");
+        assert_eq!(fine(&mut client, &joined), ["9"]);
+    }
+}
+
+#[test]
+fn a_snapshot_keeps_a_transaction_where_it_was_taken() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    for begin in ["BEGIN ISOLATION LEVEL REPEATABLE READ", "BEGIN"] {
+        let now = if begin == "BEGIN" { "SELECT now()" } else { "SELECT code FROM country" };
+        let mut refused = 0;
+        for key in [1, 3] {
+            fine(&mut client, begin);
+            fine(&mut client, now);
+            refused += usize::from(sqlstate(&run(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}"))).is_some());
+            fine(&mut client, "ROLLBACK");
+            fine(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
+        }
+        assert!(refused > 0, "{begin}");
+    }
+}
+
+#[test]
+fn what_no_shard_can_answer_is_refused_and_nothing_else_happens() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    for (sql, message) in [
+        ("SELECT * FROM event", "table \"event\" is sharded by \"tenant_id\", and the statement does not say which"),
+        ("DELETE FROM event", "table \"event\" is sharded by \"tenant_id\", and the statement does not say which"),
+        ("SELECT * FROM stray", "table \"stray\" is not declared in this sharded database"),
+        ("UPDATE event SET tenant_id = 3 WHERE tenant_id = 1", "the sharding key \"tenant_id\" of table \"event\" cannot be updated"),
+        ("SELECT * FROM event WHERE tenant_id IN (1, 3)", "the statement has keys of several shards"),
+        ("LISTEN x", "LISTEN is not supported in a sharded database"),
+        ("CREATE TEMP TABLE t (i int)", "what stays in one session is not supported in a sharded database"),
+        ("CREATE DATABASE x", "a command for one server is not supported in a sharded database"),
+        ("COMMIT PREPARED 'x'", "a command for one server is not supported in a sharded database"),
+        ("SET pgweir.shard = 2", "invalid value for parameter \"pgweir.shard\": \"2\""),
+    ] {
+        let answer = run(&mut client, sql);
+        let code = if sql.starts_with("SET") { "22023" } else { "0A000" };
+        assert_eq!(error(&answer), format!("{code} {message}"), "{sql}");
+        assert_eq!(status(&answer), b'I');
+    }
+    assert_eq!(sharded.direct("SELECT count(*) FROM event"), ["0", "0"]);
+    // In an open transaction it fails, as with any error.
+    fine(&mut client, "BEGIN");
+    let answer = run(&mut client, "SELECT * FROM event");
+    assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("0A000"), b'E'));
+    assert_eq!(sqlstate(&run(&mut client, "SELECT 1")).as_deref(), Some("25P02"));
+    fine(&mut client, "ROLLBACK");
+    // And in the extended protocol the rest is skipped to the Sync.
+    client.send(&send().run("SELECT * FROM event", &[]).run("SELECT 2", &[]).sync().run("SELECT 3", &[]).sync().0);
+    let answer = read(&mut client, Until::Ready(2));
+    assert_eq!((sqlstate(&answer).as_deref(), rows(&answer)), (Some("0A000"), vec!["3".to_owned()]));
+}
+
+#[test]
+fn a_shard_can_be_chosen() {
+    let sharded = sharded();
+    sharded.shards[0].on(0, "INSERT INTO stray VALUES (0)");
+    sharded.shards[1].on(0, "INSERT INTO stray VALUES (1)");
+    let mut client = sharded.client();
+    let stray = "SELECT i FROM stray";
+    for shard in [0, 1, 0] {
+        let shown = [shard.to_string()];
+        assert_eq!(fine(&mut client, &format!("/* pgweir: shard={shard} */ {stray}")), shown);
+        fine(&mut client, &format!("SET pgweir.shard = {shard}"));
+        assert_eq!(fine(&mut client, stray), shown);
+        assert_eq!(fine(&mut client, "SHOW pgweir.shard"), shown);
+        fine(&mut client, "RESET pgweir.shard");
+        assert_eq!(sqlstate(&run(&mut client, stray)).as_deref(), Some("0A000"));
+        let key = if shard == 0 { 4 } else { 5 };
+        assert_eq!(fine(&mut client, &format!("/* pgweir: key={key} */ {stray}")), shown);
+        fine(&mut client, &format!("SET pgweir.sharding_key TO '{key}'"));
+        assert_eq!(fine(&mut client, stray), shown);
+        fine(&mut client, "RESET pgweir.sharding_key");
+        // For one transaction.
+        fine(&mut client, "BEGIN");
+        fine(&mut client, &format!("SET LOCAL pgweir.shard = {shard}"));
+        assert_eq!(fine(&mut client, stray), shown);
+        fine(&mut client, "COMMIT");
+        assert_eq!(sqlstate(&run(&mut client, stray)).as_deref(), Some("0A000"));
+        let mut other = RawClient::connect(sharded.pgweir.port)
+            .log_in(&startup("events", &[("options", &format!("-c pgweir.shard={shard}"))]));
+        assert_eq!(fine(&mut other, stray), shown);
+    }
+    // A key that says otherwise is no choice.
+    fine(&mut client, "SET pgweir.shard = 0");
+    let answer = run(&mut client, "SELECT * FROM event WHERE tenant_id = 3");
+    assert_eq!(error(&answer), "0A000 shard 0 was chosen, and the statement's key belongs to shard 1");
+}
+
+#[test]
+fn session_state_goes_with_the_client_from_shard_to_shard() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    fine(&mut client, "SET search_path = public, pg_catalog");
+    fine(&mut client, "SET statement_timeout = '12s'");
+    for key in [1, 3, 1, 3] {
+        fine(&mut client, &format!("SELECT * FROM event WHERE tenant_id = {key}"));
+        assert_eq!(fine(&mut client, "SHOW statement_timeout"), ["12s"]);
+        let both = format!("SELECT current_setting('search_path') FROM event RIGHT JOIN country ON true WHERE tenant_id = {key}");
+        fine(&mut client, &both);
+        fine(&mut client, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('statement_timeout'))"));
+    }
+    assert_eq!(sharded.direct("SELECT DISTINCT text FROM note"), ["12s", "12s"]);
+}
+
+#[test]
+fn reads_go_to_replicas_and_never_miss_a_write_of_their_shard() {
+    let sharded = sharded();
+    let mut writer = sharded.client();
+    let mut reader = sharded.client();
+    for n in 0..60 {
+        for key in [1, 3] {
+            fine(&mut writer, &format!("INSERT INTO note (tenant_id, event_id) VALUES ({key}, {n})"));
+            let sql = format!("SELECT max(event_id) FROM note WHERE tenant_id = {key}");
+            assert_eq!(fine(&mut reader, &sql), [n.to_string()]);
+        }
+    }
+    let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
+    support::talk::until("replicas serve reads of both shards", || {
+        for key in [1, 3] {
+            fine(&mut reader, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
+        }
+        let routes = ask(&mut console, "SHOW ROUTES");
+        ["events|0|replica", "events|1|replica"].iter().all(|start| routes.iter().any(|row| row.starts_with(start)))
+    });
+    let nodes = ask(&mut console, "SHOW CLUSTER");
+    assert_eq!(nodes.iter().filter(|row| row.starts_with("events|1|")).count(), 3, "{nodes:?}");
+    let (_, metrics) = sharded.pgweir.get("/metrics");
+    assert!(metrics.contains("pgweir_routes_total{database=\"events\",shard=\"1\""), "{metrics}");
+}
