@@ -364,7 +364,7 @@ const TYPES: &[(&str, &str)] = &[
         "text",
         "substr(md5(i::text), 1, (i % 30)::int) || repeat(chr((161 + i)::int), (i % 3)::int) || CASE WHEN i > 20 THEN E'\\'\\\\ \\n' ELSE '' END",
     ),
-    ("varchar", "repeat(' ', (i % 2)::int) || md5(h::text) || repeat(' ', (i % 3)::int)"),
+    ("varchar", "repeat(' ', (i % 2)::int) || md5(h::text) || repeat(' ', (i % 3 / 2)::int)"),
     ("char(40)", "substr(md5(i::text), 1, (i % 33)::int) || 'é'"),
     ("uuid", "md5(i::text)::uuid"),
     ("bytea", "substr(decode(md5(i::text), 'hex'), 1, (i % 17)::int)"),
@@ -433,12 +433,18 @@ async fn rows_are_where_partitions_by_hash_would_have_them() {
             )
             .await
             .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let mut refused = 0;
         for (at, row) in given.iter().enumerate() {
             let (Raw(binary), text, literal): (_, String, String) = (row.get(0), row.get(1), row.get(2));
             let first = i32::try_from(at * 4).unwrap();
+            let literal = if *name == "bytea" { format!("'{text}'") } else { literal };
             for (n, written) in (first..).zip([literal.clone(), format!("{literal}::{name}")]) {
                 let insert = format!("INSERT INTO {table} (n, k) VALUES ({n}, {written})");
-                through.simple_query(&insert).await.unwrap_or_else(|error| panic!("{insert}: {error:?}"));
+                if let Err((code, message)) = ask_simply(&through, &insert).await {
+                    assert_eq!(code, SqlState::FEATURE_NOT_SUPPORTED.code(), "{insert}: {message}");
+                    refused += 1;
+                    continue;
+                }
                 one.simple_query(&insert).await.unwrap();
                 let back = format!("SELECT n FROM {table} WHERE k = {written} AND n = {n}");
                 let back =
@@ -451,10 +457,16 @@ async fn rows_are_where_partitions_by_hash_would_have_them() {
             );
             let given = [Given(Format::Text, text.clone().into_bytes()), Given(Format::Binary, binary)];
             for (n, value) in (first + 2..).zip(given) {
-                for client in [&through, &one] {
-                    let done = client.execute(&insert, &[&value, &n]).await;
-                    assert_eq!(done.unwrap_or_else(|error| panic!("{name}, {value:?}: {error:?}")), 1);
+                if let Err(error) = through.execute(&insert, &[&value, &n]).await {
+                    assert_eq!(
+                        error.code(),
+                        Some(&SqlState::FEATURE_NOT_SUPPORTED),
+                        "{name}, {value:?}: {error:?}"
+                    );
+                    refused += 1;
+                    continue;
                 }
+                assert_eq!(one.execute(&insert, &[&value, &n]).await.unwrap(), 1);
                 let back = through.query_one(&find, &[&value, &n]).await;
                 assert_eq!(
                     back.unwrap_or_else(|error| panic!("{name}, {value:?}: {error:?}")).get::<_, i32>(0),
@@ -463,8 +475,11 @@ async fn rows_are_where_partitions_by_hash_would_have_them() {
             }
         }
         let rows = same_places(&one, &straight, &table).await;
-        println!("{name}: {rows:?} rows on the shards");
-        assert_eq!(rows.iter().sum::<usize>(), VALUES * 4);
+        println!("{name}: {rows:?} rows on the shards, {refused} refused");
+        assert_eq!(rows.iter().sum::<usize>() + refused, VALUES * 4);
+        // Escapes in E'' are not read, and a blank at the end or a cast with a length could change the value.
+        let may_be_refused = if matches!(*name, "text" | "varchar" | "char(40)") { VALUES * 2 } else { 0 };
+        assert!(refused <= may_be_refused, "{refused} of {name} are refused");
     }
     for n in 0..40 {
         let uuid = format!("00000000-0000-4000-8000-{:012x}", n * 7919);
