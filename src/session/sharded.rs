@@ -19,6 +19,7 @@ use crate::pool::{Pool, ServerLease, ShardSet};
 use crate::protocol::extended::{Bind, Parse};
 use crate::protocol::frame::HEADER_LEN;
 use crate::protocol::{ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, frame, frontend};
+use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
@@ -33,6 +34,7 @@ use super::client::ClientSession;
 use super::error::SessionError;
 use super::freshness::LastWrite;
 use super::leading::reads_committed;
+use super::spread::Spread;
 
 /// Statements that a transaction may have repeated on another shard, at most.
 const REPEATED_MAX: usize = 100;
@@ -48,6 +50,10 @@ pub(super) struct Sharded {
     /// What it has on the others.
     parked: Vec<Parked>,
     pub(super) transaction: Transaction,
+    /// The transaction, while it is on all shards.
+    pub(super) spread: Option<Box<Spread>>,
+    /// The present batch.
+    pub(super) facts: BatchFacts,
     /// The shard that its settings choose, and the settings that say so.
     wish: (Settings, Result<Option<ShardNumber>, Refusal>),
 }
@@ -73,15 +79,31 @@ pub(super) struct Transaction {
     is_bound: bool,
     /// It has done what cannot be repeated.
     is_opaque: bool,
-    /// It has read, and nothing of that is left over.
+    /// It has read.
     has_read: bool,
+    /// What it has read tells where and when it was.
+    tells: bool,
     /// The shard that it has chosen by a setting of its own; inside, `None` for none.
     chosen: Option<Option<ShardNumber>>,
 }
 
+/// What the statements of a batch are, together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BatchFacts {
+    /// Strings that it runs.
+    pub(super) statements: usize,
+    /// Statements in them.
+    pub(super) count: u32,
+    /// What the last of them does to the transaction.
+    pub(super) control: Option<TransactionControl>,
+    pub(super) effects: SessionEffects,
+    /// One that PostgreSQL runs outside of transactions only.
+    pub(super) is_alone: bool,
+}
+
 /// Where a batch belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Placement {
+pub(super) enum Placement {
     /// Any shard gives the same answer.
     Any,
     One(ShardNumber),
@@ -108,8 +130,8 @@ pub(super) enum Placed {
     Here,
     /// Its shard is another one, which the transaction may move to.
     Elsewhere(ShardNumber),
-    /// It runs on all shards.
-    Everywhere,
+    /// It is for all shards, or its transaction is on all of them.
+    Everywhere(Placement),
     /// It is refused.
     Refused(Box<ErrorResponse>),
 }
@@ -122,6 +144,8 @@ impl Sharded {
             parked: set.entries().iter().map(|_| Parked::default()).collect(),
             set: Arc::clone(set),
             transaction: Transaction::default(),
+            spread: None,
+            facts: BatchFacts::default(),
             wish: (Settings::none(), Ok(None)),
         }
     }
@@ -295,11 +319,6 @@ impl ClientSession {
         }
     }
 
-    /// Temporary.
-    pub(super) async fn run_everywhere(&mut self, batch: Batch) -> Result<(), SessionError> {
-        let _ = batch;
-        Ok(())
-    }
 
     /// Takes the session to the shard with this number, between transactions.
     pub(super) fn switch_to(&mut self, shard: ShardNumber) {
@@ -325,7 +344,7 @@ impl ClientSession {
     /// Finds the shard of a batch, and goes there if no transaction keeps the session where it is.
     pub(super) fn place(&mut self, batch: Batch) -> Result<Placed, SessionError> {
         let is_idle = match &self.lease {
-            None => self.begun.is_none(),
+            None => self.begun.is_none() && self.spread().is_none(),
             Some(lease) => lease.status == TransactionStatus::Idle && !self.awaiting_sync,
         };
         let failed = self.lease.as_ref().is_some_and(|lease| lease.status == TransactionStatus::Failed);
@@ -349,12 +368,19 @@ impl ClientSession {
             return Ok(Placed::Here);
         }
         let placement = self.placement(batch)?;
+        if self.spread().is_some() {
+            return Ok(Placed::Everywhere(placement));
+        }
         Ok(self.go(placement))
     }
 
     /// Goes where a batch belongs, if that is possible.
     fn go(&mut self, placement: Placement) -> Placed {
         let is_held = self.lease.is_some();
+        let is_open = !self.awaiting_sync
+            && self.pin.is_none()
+            && self.lease.as_ref().is_none_or(|lease| lease.status == TransactionStatus::InTransaction);
+        let is_on_replica = is_held && self.leading.is_none() && self.target != Target::Primary;
         let Some(sharded) = self.sharded.as_deref_mut() else { return Placed::Here };
         let current = sharded.current;
         let refuse = |refusal: &Refusal| Placed::Refused(Box::new(refused(refusal)));
@@ -372,7 +398,15 @@ impl ClientSession {
                 self.switch_to(shard);
                 Placed::Here
             }
-            Placement::All => Placed::Everywhere,
+            // The server says that it only reads.
+            Placement::All if is_on_replica => Placed::Here,
+            Placement::All if !is_held => Placed::Everywhere(Placement::All),
+            Placement::All
+                if is_open && sharded.transaction.begun.is_some() && !sharded.transaction.is_opaque =>
+            {
+                Placed::Everywhere(Placement::All)
+            }
+            Placement::All => refuse(&Refusal::OtherShard { transaction: current, statement: None }),
             Placement::Refused(refusal) => refuse(&refusal),
         }
     }
@@ -395,7 +429,7 @@ impl ClientSession {
         let Some(sharded) = self.sharded.as_deref_mut() else { return false };
         let transaction = &mut sharded.transaction;
         let may_go = !transaction.is_bound
-            && !transaction.is_opaque
+            && !(transaction.is_opaque || transaction.tells)
             && !self.awaiting_sync
             && self.pin.is_none()
             && self.lease.as_ref().is_some_and(|lease| lease.status == TransactionStatus::InTransaction);
@@ -413,16 +447,21 @@ impl ClientSession {
         }
         self.leading = None;
         self.begun = Some(begun);
+        self.end_elsewhere(lease);
+        true
+    }
+
+    /// Ends a transaction that goes on with another server connection.
+    pub(super) fn end_elsewhere(&self, mut lease: ServerLease) {
         self.handle().unlink();
         // The client need not wait for that.
-        task::spawn("end of a transaction on another shard", async move {
+        task::spawn("end of a transaction that goes on elsewhere", async move {
             let ended = tokio::time::timeout(ROLLBACK_LIMIT, lease.simple_query("ROLLBACK")).await;
             // Settings that it made are undone.
             if matches!(ended, Ok(Ok(_))) && lease.status == TransactionStatus::Idle {
                 lease.checkin();
             }
         });
-        true
     }
 
     /// Repeats on this shard what the transaction has set and marked on another.
@@ -437,6 +476,9 @@ impl ClientSession {
 
     /// Where the statements of a batch belong, together.
     fn placement(&mut self, batch: Batch) -> Result<Placement, SessionError> {
+        if let Some(sharded) = self.sharded.as_deref_mut() {
+            sharded.facts = BatchFacts::default();
+        }
         // The inbox is lent and given back.
         let inbox = std::mem::take(&mut self.wire.inbox);
         let result = self.placement_of(inbox.get(..batch.len).unwrap_or_default());
@@ -514,7 +556,18 @@ impl ClientSession {
         }
         let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(Placement::Any) };
         let set = Arc::clone(&sharded.set);
+        let facts = &mut sharded.facts;
+        facts.statements += 1;
+        facts.count += statement.statement_count;
+        facts.control = statement.control;
+        facts.effects.insert(statement.session);
+        facts.is_alone = facts.statements == 1 && runs_alone(run.text);
+        let says_where = |sharded: &mut Sharded| {
+            // What it sets is not repeated elsewhere.
+            sharded.transaction.is_opaque |= statement.session != SessionEffects::NONE;
+        };
         if let Some(shard) = explicit_shard(&statement.hint, set.count(), set.schema())? {
+            says_where(sharded);
             return Ok(Placement::One(shard));
         }
         let sets = SessionEffects::SETTING.union(SessionEffects::SETTING_LOCAL);
@@ -542,10 +595,17 @@ impl ClientSession {
             }
             Ok(Destination::Shard { shard, .. }) => match chosen? {
                 Some(chosen) if chosen != shard => Err(Refusal::Contradiction { chosen, key: shard }),
-                _ => Ok(Placement::One(shard)),
+                _ => {
+                    self.sharded.as_deref_mut().into_iter().for_each(says_where);
+                    Ok(Placement::One(shard))
+                }
             },
             Ok(Destination::All { .. }) => Ok(chosen?.map_or(Placement::All, Placement::One)),
-            Err(refusal) => chosen?.map(Placement::One).ok_or(refusal),
+            Err(refusal) => {
+                let shard = chosen?.ok_or(refusal)?;
+                self.sharded.as_deref_mut().into_iter().for_each(says_where);
+                Ok(Placement::One(shard))
+            }
         }
     }
 
@@ -588,7 +648,7 @@ impl ClientSession {
             }
             None if statement.effect <= Effect::Read && statement.session == SessionEffects::NONE => {
                 transaction.has_read = true;
-                transaction.is_opaque |= !alone;
+                transaction.tells |= !alone;
             }
             None if statement.statement_count == 1
                 && no_parameters
@@ -607,6 +667,16 @@ impl ClientSession {
             _ => transaction.is_opaque = true,
         }
     }
+}
+
+/// Whether PostgreSQL runs a command outside of transactions only.
+fn runs_alone(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    let mut words = text.split_ascii_whitespace();
+    let first = words.next().unwrap_or_default();
+    matches!(first, "vacuum" | "cluster")
+        || (matches!(first, "create" | "drop" | "reindex" | "alter")
+            && words.take(12).any(|word| word == "concurrently"))
 }
 
 /// Whether a Bind gives no parameter a value.

@@ -167,10 +167,8 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         .union(SessionEffects::ADVISORY_UNLOCK);
     let verdict = classify(view);
     if verdict.control.is_some() {
-        return match view.word(0) {
-            b"prepare" => Err(Refusal::Construct("PREPARE TRANSACTION")),
-            _ => Ok(Plan::Anywhere),
-        };
+        let is_two_phase = view.is(0, "prepare") || view.is(1, "prepared");
+        return if is_two_phase { Err(Refusal::Construct("two-phase commit")) } else { Ok(Plan::Anywhere) };
     }
     match view.word(0) {
         b"prepare" => return Err(Refusal::Construct("PREPARE as a statement of SQL")),
