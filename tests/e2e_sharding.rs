@@ -353,7 +353,10 @@ fn what_is_for_all_shards_runs_on_each_of_them() {
     fine(&mut client, "VACUUM event");
     fine(&mut client, "CREATE INDEX CONCURRENTLY ON event (extra)");
     fine(&mut client, "INSERT INTO country VALUES ('de', 'Germany'), ('fr', 'France')");
-    assert_eq!(fine(&mut client, "UPDATE country SET name = 'Frankreich' WHERE code = 'fr' RETURNING code"), ["fr"]);
+    assert_eq!(
+        fine(&mut client, "UPDATE country SET name = 'Frankreich' WHERE code = 'fr' RETURNING code"),
+        ["fr"]
+    );
     let found = "SELECT to_regclass('event_more') IS NOT NULL, \
         (SELECT count(*) FROM pg_indexes WHERE tablename = 'event'), (SELECT string_agg(name, ' ' ORDER BY code) FROM country)";
     assert_eq!(sharded.direct(found), ["t|2|Germany Frankreich", "t|2|Germany Frankreich"]);
@@ -404,7 +407,10 @@ fn what_fails_on_one_shard_happens_on_none() {
     }
     // A deferred constraint that fails at the end, on the second shard only.
     for (shard, target) in sharded.shards.iter().zip(["{x}", "{}"]) {
-        shard.on(0, "ALTER TABLE country ADD COLUMN parent text REFERENCES country DEFERRABLE INITIALLY DEFERRED");
+        shard.on(
+            0,
+            "ALTER TABLE country ADD COLUMN parent text REFERENCES country DEFERRABLE INITIALLY DEFERRED",
+        );
         shard.on(0, &format!("INSERT INTO country SELECT unnest('{target}'::text[])"));
     }
     fine(&mut client, "BEGIN");
@@ -427,7 +433,10 @@ fn a_transaction_on_all_shards() {
     // Each key on its shard now.
     for key in [1, 3] {
         fine(&mut client, &format!("INSERT INTO event_new (tenant_id, x) VALUES ({key}, {key})"));
-        assert_eq!(fine(&mut client, &format!("SELECT x FROM event_new WHERE tenant_id = {key}")), [key.to_string()]);
+        assert_eq!(
+            fine(&mut client, &format!("SELECT x FROM event_new WHERE tenant_id = {key}")),
+            [key.to_string()]
+        );
     }
     assert_eq!(fine(&mut client, "SHOW work_mem"), ["6MB"]);
     assert_eq!(fine(&mut client, "SELECT id FROM event WHERE tenant_id = 3"), ["1"]);
@@ -437,11 +446,22 @@ fn a_transaction_on_all_shards() {
     assert_eq!(sqlstate(&run(&mut client, "SELECT 1")).as_deref(), Some("25P02"));
     fine(&mut client, "ROLLBACK TO b");
     fine(&mut client, "INSERT INTO country VALUES ('de', 'Germany')");
-    client.send(&send().parse("d", "SELECT 1").sync().query("DEALLOCATE d").run("SELECT code FROM country", &[]).sync().0);
+    client.send(
+        &send()
+            .parse("d", "SELECT 1")
+            .sync()
+            .query("DEALLOCATE d")
+            .run("SELECT code FROM country", &[])
+            .sync()
+            .0,
+    );
     assert_eq!(rows(&read(&mut client, Until::Ready(3))), ["de"]);
     let answer = run(&mut client, "COMMIT");
     assert_eq!((sqlstate(&answer), status(&answer)), (None, b'I'));
-    assert_eq!(sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"), ["1|1", "1|1"]);
+    assert_eq!(
+        sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"),
+        ["1|1", "1|1"]
+    );
     assert_eq!(fine(&mut client, "SHOW work_mem"), ["4MB"]);
     // And back to where it was.
     fine(&mut client, "BEGIN");
@@ -452,7 +472,10 @@ fn a_transaction_on_all_shards() {
     assert_eq!(fine(&mut client, "SELECT code FROM country"), ["de"]);
     let answer = run(&mut client, "ROLLBACK");
     assert_eq!((sqlstate(&answer), status(&answer)), (None, b'I'));
-    assert_eq!(sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"), ["1|1", "1|1"]);
+    assert_eq!(
+        sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"),
+        ["1|1", "1|1"]
+    );
     // In failure COMMIT rolls back.
     fine(&mut client, "BEGIN");
     fine(&mut client, "DELETE FROM country");
@@ -462,7 +485,10 @@ fn a_transaction_on_all_shards() {
     assert_eq!(sharded.direct("SELECT count(*) FROM country"), ["1", "1"]);
     // Server connections are as clean as before, and there are as many.
     for key in [1, 3] {
-        assert_eq!(fine(&mut client, &format!("SELECT count(*) FROM event WHERE tenant_id = {key}")).len(), 1);
+        assert_eq!(
+            fine(&mut client, &format!("SELECT count(*) FROM event WHERE tenant_id = {key}")).len(),
+            1
+        );
     }
     let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
     assert!(ask(&mut console, "SHOW PINS").is_empty());
@@ -478,10 +504,21 @@ fn settings_made_in_a_transaction_on_all_shards_are_the_clients() {
     fine(&mut client, "COMMIT");
     let mut other = sharded.client();
     for key in [1, 3] {
-        let sql = format!("SELECT current_setting('work_mem') FROM country LEFT JOIN event ON true WHERE tenant_id = {key} OR true");
+        let sql = format!(
+            "SELECT current_setting('work_mem') FROM country LEFT JOIN event ON true WHERE tenant_id = {key} OR true"
+        );
         let _ = sql;
-        fine(&mut client, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"));
-        fine(&mut other, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"));
+        fine(
+            &mut client,
+            &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"),
+        );
+        fine(
+            &mut other,
+            &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"),
+        );
     }
-    assert_eq!(sharded.direct("SELECT string_agg(text, ' ' ORDER BY text) FROM note"), ["4MB 7MB", "4MB 7MB"]);
+    assert_eq!(
+        sharded.direct("SELECT string_agg(text, ' ' ORDER BY text) FROM note"),
+        ["4MB 7MB", "4MB 7MB"]
+    );
 }

@@ -31,8 +31,8 @@ use super::error::SessionError;
 use super::exchange::{Described, Expect, Failure, Name, Undo};
 use super::reading::{self, Reading};
 use super::resets::MAY_RESET;
-use super::sql_names::{NAMES_STATEMENTS, deallocated, is_deallocate_all, names_in};
 use super::spread::Spread;
+use super::sql_names::{NAMES_STATEMENTS, deallocated, is_deallocate_all, names_in};
 use super::state::{MAY_COMPOSE, MAY_SET, dotted_names};
 use super::statements::ClientStatements;
 

@@ -319,7 +319,6 @@ impl ClientSession {
         }
     }
 
-
     /// Takes the session to the shard with this number, between transactions.
     pub(super) fn switch_to(&mut self, shard: ShardNumber) {
         let Some(sharded) = self.sharded.as_deref_mut() else { return };

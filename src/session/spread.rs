@@ -136,7 +136,8 @@ impl ClientSession {
                 return self.end_spread(batch, spread, &mirror, end).await;
             }
             _ if spread.failed.is_none() && (end.is_some() || facts.count > 1 && plan.may_end) => {
-                let what = Refusal::Construct("the end of a transaction on all shards among other statements");
+                let what =
+                    Refusal::Construct("the end of a transaction on all shards among other statements");
                 fail(&mut spread, 0, &refused(&what)).await?
             }
             _ => self.run_members(&mut spread, &mirror, &placement, facts).await?,
@@ -231,8 +232,12 @@ impl ClientSession {
         }
         let work = Work { effect: Effect::Write, ..Work::NONE };
         let mut held = self.lease.take();
-        let mut spread =
-            Box::new(Spread { members: Vec::new(), failed: None, is_clients: !is_own, changes_catalog: false });
+        let mut spread = Box::new(Spread {
+            members: Vec::new(),
+            failed: None,
+            is_clients: !is_own,
+            changes_catalog: false,
+        });
         for shard in 0..count {
             let lease = if shard == home && held.is_some() { held.take() } else { None };
             let opened = match lease {
@@ -570,7 +575,8 @@ fn partly_done(failed: usize, cause: ErrorResponse) -> BytesMut {
         "has failed"
     };
     tracing::error!(done, failed, error = %cause.message, "shards differ");
-    let detail = format!("It is done on {done}, {what} on shard {failed}, and was not tried on those behind.");
+    let detail =
+        format!("It is done on {done}, {what} on shard {failed}, and was not tried on those behind.");
     cause
         .detail(detail)
         .hint("The shards differ now: make them the same, with /* pgweir: shard=… */ in front of each statement.")

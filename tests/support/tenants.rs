@@ -53,7 +53,16 @@ impl Generator {
     /// A condition that binds the key of `alias`.
     fn binding(&mut self, alias: &str) -> String {
         let column = format!("{alias}.tenant_id");
-        match self.random.next(6) {
+        match self.random.next(9) {
+            6 => {
+                format!("({column}, {alias}.n) IN (({0}, 1), ({1}, 2), ({1}, -3))", self.value(), self.tenant)
+            }
+            7 => format!("({alias}.n, {column}) = (2, {})", self.value()),
+            8 => {
+                let list = self.random.of(&["k.tenant_id", "k.tenant_id, k.n", "k.id"]);
+                let row = if list.contains(',') { format!("({column}, {alias}.n)") } else { column };
+                format!("{row} IN (SELECT {list} FROM item k WHERE k.tenant_id = {})", self.value())
+            }
             0 => format!("{column} IN ({})", self.value()),
             1 => format!("{} = {column}", self.value()),
             2 if !self.parameter => format!("{column} = ANY('{{{0},{0}}}')", self.tenant),
@@ -66,7 +75,10 @@ impl Generator {
     fn decoy(&mut self, alias: &str) -> String {
         let other = self.random.tenant();
         let column = format!("{alias}.tenant_id");
-        match self.random.next(9) {
+        match self.random.next(12) {
+            8 => format!("({column}, {alias}.n) NOT IN (({other}, 1), ({other}, 2))"),
+            9 => format!("{column} IN (({other}), ({}))", self.tenant),
+            10 => format!("({column}, {alias}.n) IN (({other}, 1), ({}, 2))", self.tenant),
             0 => format!("({column} = {other} OR {alias}.n > 3)"),
             1 => format!("NOT ({column} = {other} AND {alias}.n = 1)"),
             2 => format!("CASE WHEN {column} = {other} THEN {alias}.n > 1 ELSE true END"),
@@ -195,7 +207,19 @@ impl Generator {
     }
 
     pub fn write(&mut self) -> String {
-        match self.random.next(6) {
+        match self.random.next(7) {
+            6 => {
+                let other = self.random.tenant();
+                let keys = match self.random.next(4) {
+                    0 => format!("{},{other}", self.tenant),
+                    1 => self.tenant.to_string(),
+                    _ => format!("{0},{0}", self.tenant),
+                };
+                let cast = self.random.of(&["", "::int2[]", "::bigint[]"]);
+                format!(
+                    "INSERT INTO event (id, tenant_id, n) SELECT * FROM UNNEST('{{1001,1002}}'::bigint[], ('{{{keys}}}'{cast})::bigint[], '{{1,2}}'::bigint[]) RETURNING *"
+                )
+            }
             0 => {
                 let conditions = self.conditions("e", 85);
                 format!("UPDATE event e SET n = e.n + 1 WHERE {conditions} RETURNING e.id, e.n")
