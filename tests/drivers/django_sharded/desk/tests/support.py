@@ -20,9 +20,7 @@ SHARDS = json.loads(os.environ.get("SHARD_PORTS", "[]"))
 def shard_of(key):
     """The shard of a tenant, as `pgweir hash` tells it."""
     command = [os.environ["PGWEIR_BINARY"], "hash", "--type", "bigint", "--shards", str(len(SHARDS)), str(key)]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    (line,) = (line for line in said.splitlines() if line.startswith("shard"))
-    return int(line.split()[1])
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def tenants_by_shard():

@@ -60,6 +60,14 @@ class Transactions(TransactionTestCase):
         with sharding.tenant(3):
             self.assertEqual(Ticket.objects.get(number=2).votes, 1)
 
+    def test_a_long_list_by_a_cursor(self):
+        support.fill(3)
+        with sharding.tenant(3):
+            self.assertEqual([row.number for row in Ticket.objects.iterator(chunk_size=2)], [1, 2, 3])
+            with transaction.atomic():
+                self.assertEqual([row.number for row in Ticket.objects.iterator(chunk_size=2)], [1, 2, 3])
+                self.assertEqual(Ticket.objects.update(votes=1), 3)
+
     def test_one_tenant_after_the_other(self):
         for key in (1, 3, 2, 4):
             support.fill(key, tickets=2)
