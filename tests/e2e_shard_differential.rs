@@ -362,7 +362,7 @@ const TYPES: &[(&str, &str)] = &[
     ),
     (
         "text",
-        "substr(md5(i::text), 1, (i % 30)::int) || repeat(chr((161 + i)::int), (i % 3)::int) || CASE WHEN i > 20 THEN E'\\'\\\\ \\n' ELSE '' END",
+        "substr(md5(i::text), 1, (i % 30)::int) || repeat(chr((161 + i)::int), (i % 3)::int) || CASE WHEN i > 12 THEN E'\\'\\\\ \\n' ELSE '' END",
     ),
     ("varchar", "repeat(' ', (i % 2)::int) || md5(h::text) || repeat(' ', (i % 3 / 2)::int)"),
     ("char(40)", "substr(md5(i::text), 1, (i % 33)::int) || 'é'"),
@@ -390,7 +390,7 @@ const TYPES: &[(&str, &str)] = &[
         "CASE i WHEN 1 THEN 'NaN' WHEN 2 THEN 'Infinity' WHEN 3 THEN 0.000 ELSE round(h::numeric * power(10::numeric, (i % 30 - 20)::int), (i % 15)::int) END",
     ),
 ];
-const VALUES: usize = 24;
+const VALUES: usize = 16;
 const PLACES: usize = 4;
 
 /// A type's name as part of a table's.
