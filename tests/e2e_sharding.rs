@@ -334,9 +334,9 @@ fn reads_go_to_replicas_and_never_miss_a_write_of_their_shard() {
             fine(&mut reader, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
         }
         let routes = ask(&mut console, "SHOW ROUTES");
-        ["events|0|replica", "events|1|replica"]
+        ["|0", "|1"]
             .iter()
-            .all(|start| routes.iter().any(|row| row.starts_with(start)))
+            .all(|shard| routes.iter().any(|row| row.starts_with("events|replica|") && row.ends_with(shard)))
     });
     let nodes = ask(&mut console, "SHOW CLUSTER");
     assert_eq!(nodes.iter().filter(|row| row.starts_with("events|1|")).count(), 3, "{nodes:?}");
@@ -440,6 +440,16 @@ fn a_transaction_on_all_shards() {
     }
     assert_eq!(fine(&mut client, "SHOW work_mem"), ["6MB"]);
     assert_eq!(fine(&mut client, "SELECT id FROM event WHERE tenant_id = 3"), ["1"]);
+    for key in [1, 3] {
+        fine(
+            &mut client,
+            &format!(
+                "DECLARE \"c{key}\" NO SCROLL CURSOR FOR SELECT x FROM event_new WHERE tenant_id = {key}"
+            ),
+        );
+        assert_eq!(fine(&mut client, &format!("FETCH FORWARD 2 FROM \"c{key}\"")), [key.to_string()]);
+        fine(&mut client, &format!("CLOSE \"c{key}\""));
+    }
     fine(&mut client, "SAVEPOINT b");
     let answer = run(&mut client, "SELECT * FROM event");
     assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("0A000"), b'E'));
@@ -521,4 +531,21 @@ fn settings_made_in_a_transaction_on_all_shards_are_the_clients() {
         sharded.direct("SELECT string_agg(text, ' ' ORDER BY text) FROM note"),
         ["4MB 7MB", "4MB 7MB"]
     );
+}
+
+#[test]
+fn the_console_explains_the_shard_of_a_statement() {
+    let sharded = sharded();
+    let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
+    let mut explain = |sql: &str| ask(&mut console, &format!("EXPLAIN ROUTE {sql}"));
+    let one = explain("SELECT * FROM event WHERE id = 7 AND tenant_id = 3");
+    let fields: Vec<&str> = one[0].split('|').collect();
+    assert_eq!((one.len(), fields[1], fields[4], fields[12]), (1, "read", "1", "hash"), "{one:?}");
+    assert_eq!(fields[11], "event.tenant_id = literal 2 as bigint");
+    assert_eq!(explain("CREATE TABLE x (i int)").len(), 2);
+    assert_eq!(explain("SELECT * FROM country").len(), 1);
+    let refused = explain("SELECT * FROM event");
+    assert!(refused[0].contains("|refused|-|-|no_key|table \"event\" is sharded by"), "{refused:?}");
+    let by_parameter = explain("SELECT * FROM event WHERE tenant_id = $1");
+    assert!(by_parameter[0].contains("|by parameter|"), "{by_parameter:?}");
 }

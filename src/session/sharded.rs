@@ -23,8 +23,8 @@ use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
-    Destination, Effect, Hint, ParameterValue, Parameters, Refusal, SessionEffects, Statement,
-    TransactionControl, explicit_shard,
+    Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
+    SessionEffects, Statement, TransactionControl, explicit_shard,
 };
 use crate::task;
 
@@ -83,6 +83,8 @@ pub(super) struct Transaction {
     has_read: bool,
     /// What it has read tells where and when it was.
     tells: bool,
+    /// Cursors that it has declared, and where.
+    cursors: Vec<(String, ShardNumber)>,
     /// The shard that it has chosen by a setting of its own; inside, `None` for none.
     chosen: Option<Option<ShardNumber>>,
 }
@@ -578,6 +580,13 @@ impl ClientSession {
             self.repeats(batch, run);
             return Ok(chosen.map_or(Placement::Any, Placement::One));
         }
+        let cursor = cursor_in(run.text, self.lex);
+        if let Some((CursorUse::Reads, name)) = &cursor
+            && let Some((_, shard)) =
+                sharded.transaction.cursors.iter().rev().find(|(known, _)| known == name)
+        {
+            return Ok(Placement::One(*shard));
+        }
         let plan = set.plan(statement, run.text, self.lex);
         let is_utf8 = |name| self.told.value(name).is_none_or(|value| value == "UTF8");
         let is_utf8 = is_utf8("client_encoding") && is_utf8("server_encoding");
@@ -586,6 +595,14 @@ impl ClientSession {
         match plan.destination(run.text, self.lex, set.schema(), &bound) {
             Ok(Destination::Any) => {
                 self.repeats(batch, run);
+                let is_spread = self.spread().is_some();
+                if let (Some((CursorUse::Declares, name)), Some(sharded)) =
+                    (cursor, self.sharded.as_deref_mut())
+                {
+                    let shard = if is_spread { 0 } else { sharded.current };
+                    sharded.transaction.cursors.push((name, shard));
+                    return Ok(if is_spread { Placement::One(0) } else { Placement::Any });
+                }
                 let ends = matches!(statement.control, Some(control) if !matches!(control, TransactionControl::Begin { .. }));
                 if statement.session != SessionEffects::NONE || ends {
                     return Ok(Placement::Any);
@@ -595,7 +612,12 @@ impl ClientSession {
             Ok(Destination::Shard { shard, .. }) => match chosen? {
                 Some(chosen) if chosen != shard => Err(Refusal::Contradiction { chosen, key: shard }),
                 _ => {
-                    self.sharded.as_deref_mut().into_iter().for_each(says_where);
+                    if let Some(sharded) = self.sharded.as_deref_mut() {
+                        says_where(sharded);
+                        if let Some((CursorUse::Declares, name)) = cursor {
+                            sharded.transaction.cursors.push((name, shard));
+                        }
+                    }
                     Ok(Placement::One(shard))
                 }
             },
@@ -668,6 +690,44 @@ impl ClientSession {
     }
 }
 
+/// What a statement has to do with a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CursorUse {
+    /// DECLARE.
+    Declares,
+    /// FETCH, MOVE, CLOSE.
+    Reads,
+}
+
+/// The cursor of a statement that declares, reads or closes one.
+fn cursor_in(text: &[u8], lex: LexOptions) -> Option<(CursorUse, String)> {
+    let first = text.trim_ascii_start().first()?.to_ascii_lowercase();
+    if !matches!(first, b'd' | b'f' | b'm' | b'c' | b'/' | b'-') {
+        return None;
+    }
+    let mut scanner = Scanner::new(text, lex);
+    let mut name_of = |wanted: &dyn Fn(&str) -> bool| {
+        let token = scanner.next_token(&mut ())?;
+        let raw = String::from_utf8_lossy(text.get(token.start..token.end)?).into_owned();
+        let name = match token.kind {
+            Kind::Word => raw.to_ascii_lowercase(),
+            Kind::Quoted => raw.trim_matches('"').replace("\"\"", "\""),
+            _ => String::new(),
+        };
+        wanted(&name).then_some(name)
+    };
+    let verb = name_of(&|word| matches!(word, "declare" | "fetch" | "move" | "close"))?;
+    if verb == "declare" {
+        return Some((CursorUse::Declares, name_of(&|name| !name.is_empty())?));
+    }
+    // The name is the last word.
+    let mut last = None;
+    while let Some(token) = name_of(&|_| true) {
+        last = Some(token).filter(|name| !name.is_empty()).or(last);
+    }
+    Some((CursorUse::Reads, last?))
+}
+
 /// Whether PostgreSQL runs a command outside of transactions only.
 fn runs_alone(text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text).to_ascii_lowercase();
@@ -709,6 +769,21 @@ mod tests {
         {
             assert_eq!(of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn cursors_are_found_by_name() {
+        let of = |text: &str| cursor_in(text.as_bytes(), LexOptions::default());
+        let declares = |name: &str| Some((CursorUse::Declares, name.to_owned()));
+        let reads = |name: &str| Some((CursorUse::Reads, name.to_owned()));
+        assert_eq!(of("DECLARE \"_dj_1\" NO SCROLL CURSOR FOR SELECT 1"), declares("_dj_1"));
+        assert_eq!(of("declare C cursor for select 1"), declares("c"));
+        assert_eq!(of("FETCH FORWARD 2 FROM \"_dj_1\""), reads("_dj_1"));
+        assert_eq!(of("fetch 5 in C;"), reads("c"));
+        assert_eq!(of("/* x */ MOVE c"), reads("c"));
+        assert_eq!(of("CLOSE \"a\"\"b\""), reads("a\"b"));
+        assert_eq!(of("SELECT 1"), None);
+        assert_eq!(of("COMMIT"), None);
     }
 
     #[test]

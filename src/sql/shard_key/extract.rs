@@ -63,6 +63,10 @@ pub(super) struct Rows {
     pub(super) columns: usize,
     /// Which of them are the key's.
     pub(super) key: Vec<usize>,
+    /// With RETURNING.
+    pub(super) returning: bool,
+    /// With ON CONFLICT.
+    pub(super) on_conflict: bool,
 }
 
 /// What one statement touches.
@@ -674,9 +678,18 @@ impl Walk<'_> {
                 if self.depth > 1 || self.out.rows.is_some() {
                     return refuse("inside of WITH is not supported");
                 }
-                let columns: Vec<String> = insert.columns.iter().filter_map(last_name).collect();
+                let columns: Vec<String> = insert.columns.iter().filter_map(first_name).collect();
                 if columns.is_empty() || columns.len() != insert.columns.len() {
                     return refuse("without a list of columns does not say which is the key");
+                }
+                // Of `a.b` and `a[1]` only a part is given.
+                let is_part = |name: &ObjectName| {
+                    name.0.len() > 1
+                        && first_name(name)
+                            .is_some_and(|first| tables.key.iter().any(|column| column.name == first))
+                };
+                if insert.columns.iter().any(is_part) {
+                    return refuse("gives only a part of the key");
                 }
                 let key: Option<Vec<usize>> = tables
                     .key
@@ -688,7 +701,9 @@ impl Walk<'_> {
                 let body = insert.source.as_ref().filter(|source| source.with.is_none()).map(|s| &*s.body);
                 match (body, key.as_slice()) {
                     (Some(SetExpr::Values(_)), _) => {
-                        self.out.rows = Some(Rows { table, group, columns: columns.len(), key });
+                        let (returning, on_conflict) = (insert.returning.is_some(), insert.on.is_some());
+                        let columns = columns.len();
+                        self.out.rows = Some(Rows { table, group, columns, key, returning, on_conflict });
                     }
                     (Some(SetExpr::Select(select)), &[column]) => {
                         let Some((arrays, cast)) = unnested(select, columns.len(), column) else {
