@@ -78,8 +78,7 @@ fn status(answer: &[Message]) -> u8 {
 
 /// The message of an error, and its SQLSTATE.
 fn error(answer: &[Message]) -> String {
-    let (_, body) =
-        answer.iter().find(|(tag, _)| *tag == b'E').unwrap_or_else(|| panic!("no error: {answer:?}"));
+    let (_, body) = answer.iter().find(|(tag, _)| *tag == b'E').unwrap_or_else(|| panic!("no error: {answer:?}"));
     let field = |kind: u8| {
         let mut fields = body.split(|byte| *byte == 0);
         let found = fields.find(|field| field.first() == Some(&kind));
@@ -94,8 +93,7 @@ fn the_keys_used_here_are_where_postgresql_puts_them() {
     database.on(0, "CREATE TABLE p (k bigint) PARTITION BY HASH (k)");
     for (keys, remainder) in [(ZERO, 0), (ONE, 1)] {
         for key in keys {
-            let sql =
-                format!("SELECT satisfies_hash_partition('p'::regclass, 2, {remainder}, {key}::bigint)");
+            let sql = format!("SELECT satisfies_hash_partition('p'::regclass, 2, {remainder}, {key}::bigint)");
             assert_eq!(database.on(0, &sql), "t", "{key}");
         }
     }
@@ -201,10 +199,7 @@ fn a_snapshot_keeps_a_transaction_where_it_was_taken() {
         for key in [1, 3] {
             fine(&mut client, begin);
             fine(&mut client, now);
-            refused += usize::from(
-                sqlstate(&run(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}")))
-                    .is_some(),
-            );
+            refused += usize::from(sqlstate(&run(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}"))).is_some());
             fine(&mut client, "ROLLBACK");
             fine(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
         }
@@ -217,19 +212,10 @@ fn what_no_shard_can_answer_is_refused_and_nothing_else_happens() {
     let sharded = sharded();
     let mut client = sharded.client();
     for (sql, message) in [
-        (
-            "SELECT * FROM event",
-            "table \"event\" is sharded by \"tenant_id\", and the statement does not say which",
-        ),
-        (
-            "DELETE FROM event",
-            "table \"event\" is sharded by \"tenant_id\", and the statement does not say which",
-        ),
+        ("SELECT * FROM event", "table \"event\" is sharded by \"tenant_id\", and the statement does not say which"),
+        ("DELETE FROM event", "table \"event\" is sharded by \"tenant_id\", and the statement does not say which"),
         ("SELECT * FROM stray", "table \"stray\" is not declared in this sharded database"),
-        (
-            "UPDATE event SET tenant_id = 3 WHERE tenant_id = 1",
-            "the sharding key \"tenant_id\" of table \"event\" cannot be updated",
-        ),
+        ("UPDATE event SET tenant_id = 3 WHERE tenant_id = 1", "the sharding key \"tenant_id\" of table \"event\" cannot be updated"),
         ("SELECT * FROM event WHERE tenant_id IN (1, 3)", "the statement has keys of several shards"),
         ("LISTEN x", "LISTEN is not supported in a sharded database"),
         ("CREATE TEMP TABLE t (i int)", "what stays in one session is not supported in a sharded database"),
@@ -250,9 +236,7 @@ fn what_no_shard_can_answer_is_refused_and_nothing_else_happens() {
     assert_eq!(sqlstate(&run(&mut client, "SELECT 1")).as_deref(), Some("25P02"));
     fine(&mut client, "ROLLBACK");
     // And in the extended protocol the rest is skipped to the Sync.
-    client.send(
-        &send().run("SELECT * FROM event", &[]).run("SELECT 2", &[]).sync().run("SELECT 3", &[]).sync().0,
-    );
+    client.send(&send().run("SELECT * FROM event", &[]).run("SELECT 2", &[]).sync().run("SELECT 3", &[]).sync().0);
     let answer = read(&mut client, Until::Ready(2));
     assert_eq!((sqlstate(&answer).as_deref(), rows(&answer)), (Some("0A000"), vec!["3".to_owned()]));
 }
@@ -302,16 +286,9 @@ fn session_state_goes_with_the_client_from_shard_to_shard() {
     for key in [1, 3, 1, 3] {
         fine(&mut client, &format!("SELECT * FROM event WHERE tenant_id = {key}"));
         assert_eq!(fine(&mut client, "SHOW statement_timeout"), ["12s"]);
-        let both = format!(
-            "SELECT current_setting('search_path') FROM event RIGHT JOIN country ON true WHERE tenant_id = {key}"
-        );
+        let both = format!("SELECT current_setting('search_path') FROM event RIGHT JOIN country ON true WHERE tenant_id = {key}");
         fine(&mut client, &both);
-        fine(
-            &mut client,
-            &format!(
-                "INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('statement_timeout'))"
-            ),
-        );
+        fine(&mut client, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('statement_timeout'))"));
     }
     assert_eq!(sharded.direct("SELECT DISTINCT text FROM note"), ["12s", "12s"]);
 }
@@ -334,9 +311,7 @@ fn reads_go_to_replicas_and_never_miss_a_write_of_their_shard() {
             fine(&mut reader, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
         }
         let routes = ask(&mut console, "SHOW ROUTES");
-        ["events|0|replica", "events|1|replica"]
-            .iter()
-            .all(|start| routes.iter().any(|row| row.starts_with(start)))
+        ["events|0|replica", "events|1|replica"].iter().all(|start| routes.iter().any(|row| row.starts_with(start)))
     });
     let nodes = ask(&mut console, "SHOW CLUSTER");
     assert_eq!(nodes.iter().filter(|row| row.starts_with("events|1|")).count(), 3, "{nodes:?}");

@@ -594,8 +594,9 @@ impl ClientSession {
                 && no_parameters
                 && sets.union(statement.session) == sets =>
             {
-                let says =
-                    |word: &[u8]| run.text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+                let says = |word: &[u8]| {
+                    run.text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
+                };
                 if says(b"isolation")
                     && let Some(begun) = &mut transaction.begun
                 {
@@ -636,8 +637,7 @@ mod tests {
         assert_eq!(of("SET pgweir.sharding_key = 'it''s'"), Some((KEY, Some("it's".to_owned()))));
         assert_eq!(of("RESET pgweir.shard"), Some((SHARD, None)));
         assert_eq!(of("SET pgweir.shard TO DEFAULT"), Some((SHARD, None)));
-        for other in ["SET pgweir.shards = 2", "SELECT 1", "SET", "SET pgweir.shard", "RESET pgweir.shard x"]
-        {
+        for other in ["SET pgweir.shards = 2", "SELECT 1", "SET", "SET pgweir.shard", "RESET pgweir.shard x"] {
             assert_eq!(of(other), None, "{other}");
         }
     }

@@ -186,16 +186,10 @@ impl fmt::Display for Refusal {
             Self::AllShards(what) => write!(f, "{what} would have to run on all shards"),
             Self::Mixed(what) => write!(f, "one statement for all shards ({what}) and for one of them"),
             Self::Differs(what) => {
-                write!(
-                    f,
-                    "{what} in a change of a table that is the same on all shards would differ between them"
-                )
+                write!(f, "{what} in a change of a table that is the same on all shards would differ between them")
             }
             Self::OtherShard { transaction, statement: Some(statement) } => {
-                write!(
-                    f,
-                    "the transaction belongs to shard {transaction}, and the statement to shard {statement}"
-                )
+                write!(f, "the transaction belongs to shard {transaction}, and the statement to shard {statement}")
             }
             Self::OtherShard { transaction, statement: None } => {
                 write!(f, "the session is kept on shard {transaction}, and the statement is for all shards")
