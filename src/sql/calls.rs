@@ -230,7 +230,7 @@ impl Before<'_> {
 fn assigns(view: View<'_>, at: usize) -> bool {
     /// `ONLY ( database . schema . table ) * AS alias`
     const TARGET_MAX: usize = 11;
-    if !view.partner(at + 1).is_some_and(|close| view.raw(close + 1) == b"=") {
+    if view.partner(at + 1).is_none_or(|close| view.raw(close + 1) != b"=") {
         return false;
     }
     let update = (at.saturating_sub(TARGET_MAX + 1)..at).rev().find(|p| view.is(*p, "update"));
