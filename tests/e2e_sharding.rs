@@ -21,7 +21,7 @@ const TABLES: &str = "CREATE TABLE event (tenant_id bigint, id int, name text, P
     GRANT ALL ON ALL TABLES IN SCHEMA public TO app; GRANT ALL ON SCHEMA public TO app;";
 
 /// The keys of shard 0 and 1 that are used here, by PostgreSQL's own hash.
-const ZERO: [i64; 3] = [1, 2, 4];
+const ZERO: [i64; 3] = [1, 2, 12];
 const ONE: [i64; 3] = [3, 5, 6];
 
 fn sharded() -> Sharded {
@@ -41,7 +41,7 @@ fn sharded() -> Sharded {
     };
     let yaml = format!(
         "pool: {{size: 4}}\ndatabases:\n  events:\n    shards: [{}, {}]\n    sharded_tables:\n      \
-         - {{tables: [event, note], column: tenant_id, type: bigint, function: hash}}\n    \
+         - {{tables: [event, note, \"event_*\"], column: tenant_id, type: bigint, function: hash}}\n    \
          everywhere_tables: [country]\nusers:\n  app: {{password: app}}\nadmin: {{users: [app]}}\n",
         shard(&shards[0]),
         shard(&shards[1])
@@ -78,7 +78,8 @@ fn status(answer: &[Message]) -> u8 {
 
 /// The message of an error, and its SQLSTATE.
 fn error(answer: &[Message]) -> String {
-    let (_, body) = answer.iter().find(|(tag, _)| *tag == b'E').unwrap_or_else(|| panic!("no error: {answer:?}"));
+    let (_, body) =
+        answer.iter().find(|(tag, _)| *tag == b'E').unwrap_or_else(|| panic!("no error: {answer:?}"));
     let field = |kind: u8| {
         let mut fields = body.split(|byte| *byte == 0);
         let found = fields.find(|field| field.first() == Some(&kind));
@@ -93,7 +94,8 @@ fn the_keys_used_here_are_where_postgresql_puts_them() {
     database.on(0, "CREATE TABLE p (k bigint) PARTITION BY HASH (k)");
     for (keys, remainder) in [(ZERO, 0), (ONE, 1)] {
         for key in keys {
-            let sql = format!("SELECT satisfies_hash_partition('p'::regclass, 2, {remainder}, {key}::bigint)");
+            let sql =
+                format!("SELECT satisfies_hash_partition('p'::regclass, 2, {remainder}, {key}::bigint)");
             assert_eq!(database.on(0, &sql), "t", "{key}");
         }
     }
@@ -107,7 +109,7 @@ fn rows_go_to_the_shard_of_their_key_and_come_back() {
         fine(&mut client, &format!("INSERT INTO event (tenant_id, id, name) VALUES ({key}, 1, 'of {key}')"));
     }
     let keys = "SELECT string_agg(tenant_id::text, ' ' ORDER BY tenant_id) FROM event";
-    assert_eq!(sharded.direct(keys), ["1 2 4", "3 5 6"]);
+    assert_eq!(sharded.direct(keys), ["1 2 12", "3 5 6"]);
     for key in ZERO.into_iter().chain(ONE) {
         let sql = format!("SELECT name FROM event WHERE tenant_id = {key}");
         assert_eq!(fine(&mut client, &sql), [format!("of {key}")]);
@@ -115,7 +117,7 @@ fn rows_go_to_the_shard_of_their_key_and_come_back() {
     fine(&mut client, "UPDATE event SET name = 'new' WHERE tenant_id = 3");
     assert_eq!(fine(&mut client, "SELECT name FROM event WHERE tenant_id = 3"), ["new"]);
     fine(&mut client, "DELETE FROM event WHERE tenant_id = 3 AND id = 1");
-    assert_eq!(sharded.direct(keys), ["1 2 4", "5 6"]);
+    assert_eq!(sharded.direct(keys), ["1 2 12", "5 6"]);
 }
 
 #[test]
@@ -127,19 +129,19 @@ fn a_prepared_statement_changes_shard_with_its_key_in_one_pipeline() {
     client.send(&send().parse("i", insert).parse("s", select).sync().0);
     assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))), None);
     let mut pipeline = send();
-    for key in 1..=6 {
+    for key in [1, 2, 12, 3, 5, 6] {
         let key = key.to_string();
         pipeline = pipeline.bind("", "i", &[key.as_bytes(), b"1", key.as_bytes()]).execute("", 0).sync();
         pipeline = pipeline.bind("", "s", &[key.as_bytes()]).execute("", 0).sync();
     }
     client.send(&pipeline.0);
     let answer = read(&mut client, Until::Ready(12));
-    assert_eq!(rows(&answer), ["1", "2", "3", "4", "5", "6"]);
+    assert_eq!(rows(&answer), ["1", "2", "12", "3", "5", "6"]);
     let keys = "SELECT string_agg(tenant_id::text, ' ' ORDER BY tenant_id) FROM event";
-    assert_eq!(sharded.direct(keys), ["1 2 4", "3 5 6"]);
+    assert_eq!(sharded.direct(keys), ["1 2 12", "3 5 6"]);
     // In binary, and two shards between two Syncs, which is one transaction.
     let both = send()
-        .bind_in("", "s", &[&3_i64.to_be_bytes()], 1)
+        .raw(b'B', b"\0s\0\0\x01\0\x01\0\x01\0\0\0\x08\0\0\0\0\0\0\0\x03\0\0")
         .execute("", 0)
         .sync()
         .bind("", "s", &[b"1"])
@@ -149,7 +151,7 @@ fn a_prepared_statement_changes_shard_with_its_key_in_one_pipeline() {
         .sync();
     client.send(&both.0);
     let answer = read(&mut client, Until::Ready(2));
-    assert_eq!(rows(&answer), ["3"]);
+    assert_eq!(rows(&answer), ["3"], "{answer:?}");
     assert_eq!(error(&answer), "0A000 the statement has keys of several shards");
 }
 
@@ -199,7 +201,10 @@ fn a_snapshot_keeps_a_transaction_where_it_was_taken() {
         for key in [1, 3] {
             fine(&mut client, begin);
             fine(&mut client, now);
-            refused += usize::from(sqlstate(&run(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}"))).is_some());
+            refused += usize::from(
+                sqlstate(&run(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}")))
+                    .is_some(),
+            );
             fine(&mut client, "ROLLBACK");
             fine(&mut client, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
         }
@@ -212,15 +217,24 @@ fn what_no_shard_can_answer_is_refused_and_nothing_else_happens() {
     let sharded = sharded();
     let mut client = sharded.client();
     for (sql, message) in [
-        ("SELECT * FROM event", "table \"event\" is sharded by \"tenant_id\", and the statement does not say which"),
-        ("DELETE FROM event", "table \"event\" is sharded by \"tenant_id\", and the statement does not say which"),
+        (
+            "SELECT * FROM event",
+            "table \"event\" is sharded by \"tenant_id\", and the statement does not say which",
+        ),
+        (
+            "DELETE FROM event",
+            "table \"event\" is sharded by \"tenant_id\", and the statement does not say which",
+        ),
         ("SELECT * FROM stray", "table \"stray\" is not declared in this sharded database"),
-        ("UPDATE event SET tenant_id = 3 WHERE tenant_id = 1", "the sharding key \"tenant_id\" of table \"event\" cannot be updated"),
+        (
+            "UPDATE event SET tenant_id = 3 WHERE tenant_id = 1",
+            "the sharding key \"tenant_id\" of table \"event\" cannot be updated",
+        ),
         ("SELECT * FROM event WHERE tenant_id IN (1, 3)", "the statement has keys of several shards"),
         ("LISTEN x", "LISTEN is not supported in a sharded database"),
         ("CREATE TEMP TABLE t (i int)", "what stays in one session is not supported in a sharded database"),
         ("CREATE DATABASE x", "a command for one server is not supported in a sharded database"),
-        ("COMMIT PREPARED 'x'", "a command for one server is not supported in a sharded database"),
+        ("COMMIT PREPARED 'x'", "two-phase commit is not supported in a sharded database"),
         ("SET pgweir.shard = 2", "invalid value for parameter \"pgweir.shard\": \"2\""),
     ] {
         let answer = run(&mut client, sql);
@@ -236,7 +250,9 @@ fn what_no_shard_can_answer_is_refused_and_nothing_else_happens() {
     assert_eq!(sqlstate(&run(&mut client, "SELECT 1")).as_deref(), Some("25P02"));
     fine(&mut client, "ROLLBACK");
     // And in the extended protocol the rest is skipped to the Sync.
-    client.send(&send().run("SELECT * FROM event", &[]).run("SELECT 2", &[]).sync().run("SELECT 3", &[]).sync().0);
+    client.send(
+        &send().run("SELECT * FROM event", &[]).run("SELECT 2", &[]).sync().run("SELECT 3", &[]).sync().0,
+    );
     let answer = read(&mut client, Until::Ready(2));
     assert_eq!((sqlstate(&answer).as_deref(), rows(&answer)), (Some("0A000"), vec!["3".to_owned()]));
 }
@@ -256,7 +272,7 @@ fn a_shard_can_be_chosen() {
         assert_eq!(fine(&mut client, "SHOW pgweir.shard"), shown);
         fine(&mut client, "RESET pgweir.shard");
         assert_eq!(sqlstate(&run(&mut client, stray)).as_deref(), Some("0A000"));
-        let key = if shard == 0 { 4 } else { 5 };
+        let key = if shard == 0 { 12 } else { 5 };
         assert_eq!(fine(&mut client, &format!("/* pgweir: key={key} */ {stray}")), shown);
         fine(&mut client, &format!("SET pgweir.sharding_key TO '{key}'"));
         assert_eq!(fine(&mut client, stray), shown);
@@ -286,9 +302,16 @@ fn session_state_goes_with_the_client_from_shard_to_shard() {
     for key in [1, 3, 1, 3] {
         fine(&mut client, &format!("SELECT * FROM event WHERE tenant_id = {key}"));
         assert_eq!(fine(&mut client, "SHOW statement_timeout"), ["12s"]);
-        let both = format!("SELECT current_setting('search_path') FROM event RIGHT JOIN country ON true WHERE tenant_id = {key}");
+        let both = format!(
+            "SELECT current_setting('search_path') FROM event RIGHT JOIN country ON true WHERE tenant_id = {key}"
+        );
         fine(&mut client, &both);
-        fine(&mut client, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('statement_timeout'))"));
+        fine(
+            &mut client,
+            &format!(
+                "INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('statement_timeout'))"
+            ),
+        );
     }
     assert_eq!(sharded.direct("SELECT DISTINCT text FROM note"), ["12s", "12s"]);
 }
@@ -311,10 +334,253 @@ fn reads_go_to_replicas_and_never_miss_a_write_of_their_shard() {
             fine(&mut reader, &format!("SELECT id FROM event WHERE tenant_id = {key}"));
         }
         let routes = ask(&mut console, "SHOW ROUTES");
-        ["events|0|replica", "events|1|replica"].iter().all(|start| routes.iter().any(|row| row.starts_with(start)))
+        ["|0", "|1"]
+            .iter()
+            .all(|shard| routes.iter().any(|row| row.starts_with("events|replica|") && row.ends_with(shard)))
     });
     let nodes = ask(&mut console, "SHOW CLUSTER");
     assert_eq!(nodes.iter().filter(|row| row.starts_with("events|1|")).count(), 3, "{nodes:?}");
     let (_, metrics) = sharded.pgweir.get("/metrics");
     assert!(metrics.contains("pgweir_routes_total{database=\"events\",shard=\"1\""), "{metrics}");
+}
+
+#[test]
+fn what_is_for_all_shards_runs_on_each_of_them() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    fine(&mut client, "CREATE TABLE event_more (tenant_id bigint, x int)");
+    fine(&mut client, "ALTER TABLE event ADD COLUMN extra int DEFAULT 5");
+    fine(&mut client, "VACUUM event");
+    fine(&mut client, "CREATE INDEX CONCURRENTLY ON event (extra)");
+    fine(&mut client, "INSERT INTO country VALUES ('de', 'Germany'), ('fr', 'France')");
+    assert_eq!(
+        fine(&mut client, "UPDATE country SET name = 'Frankreich' WHERE code = 'fr' RETURNING code"),
+        ["fr"]
+    );
+    let found = "SELECT to_regclass('event_more') IS NOT NULL, \
+        (SELECT count(*) FROM pg_indexes WHERE tablename = 'event'), (SELECT string_agg(name, ' ' ORDER BY code) FROM country)";
+    assert_eq!(sharded.direct(found), ["t|2|Germany Frankreich", "t|2|Germany Frankreich"]);
+    // The extended protocol, named and unnamed.
+    client.send(
+        &send()
+            .parse("c", "INSERT INTO country (code, name) VALUES ($1, $2)")
+            .describe(b'S', "c")
+            .sync()
+            .bind("", "c", &[b"it", b"Italy"])
+            .describe(b'P', "")
+            .execute("", 0)
+            .sync()
+            .run("DELETE FROM country WHERE code = $1 RETURNING name", &[b"de"])
+            .sync()
+            .0,
+    );
+    let answer = read(&mut client, Until::Ready(3));
+    let tags: String = answer.iter().map(|(tag, _)| *tag as char).collect();
+    assert_eq!(tags, "1tnZ2nCZ12DCZ", "{answer:?}");
+    assert_eq!(rows(&answer), ["Germany"]);
+    assert_eq!(sharded.direct("SELECT string_agg(code, ' ' ORDER BY code) FROM country"), ["fr it", "fr it"]);
+}
+
+#[test]
+fn what_fails_on_one_shard_happens_on_none() {
+    let sharded = sharded();
+    sharded.shards[1].on(0, "INSERT INTO country VALUES ('xx', 'only here')");
+    sharded.shards[1].on(0, "CREATE TABLE taken (i int)");
+    let mut client = sharded.client();
+    let answer = run(&mut client, "INSERT INTO country VALUES ('xx', 'new')");
+    assert_eq!(sqlstate(&answer).as_deref(), Some("23505"));
+    assert!(String::from_utf8_lossy(&answer[0].1).contains("\0Won shard 1\0"), "{answer:?}");
+    assert_eq!(status(&answer), b'I');
+    assert_eq!(sqlstate(&run(&mut client, "CREATE TABLE taken (i int)")).as_deref(), Some("42P07"));
+    assert_eq!(sharded.direct("SELECT to_regclass('taken') IS NULL"), ["t", "f"]);
+    let answer = run(&mut client, "DELETE FROM country");
+    assert_eq!(error(&answer), "55000 shards 0 and 1 give different answers");
+    assert_eq!(sharded.direct("SELECT count(*) FROM country"), ["0", "1"]);
+    for sql in [
+        "INSERT INTO country VALUES ('a', now()::text)",
+        "UPDATE country SET name = gen_random_uuid()::text",
+        "INSERT INTO country SELECT name, name FROM event WHERE tenant_id = 1",
+        "INSERT INTO country VALUES ('a', 'a'); INSERT INTO event (tenant_id, id) VALUES (1, 1)",
+        "BEGIN; CREATE TABLE t (i int); COMMIT",
+    ] {
+        assert_eq!(sqlstate(&run(&mut client, sql)).as_deref(), Some("0A000"), "{sql}");
+    }
+    // A deferred constraint that fails at the end, on the second shard only.
+    for (shard, target) in sharded.shards.iter().zip(["{x}", "{}"]) {
+        shard.on(
+            0,
+            "ALTER TABLE country ADD COLUMN parent text REFERENCES country DEFERRABLE INITIALLY DEFERRED",
+        );
+        shard.on(0, &format!("INSERT INTO country SELECT unnest('{target}'::text[])"));
+    }
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "INSERT INTO country VALUES ('y', 'y', 'x')");
+    let answer = run(&mut client, "COMMIT");
+    assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("23503"), b'I'));
+    assert_eq!(sharded.direct("SELECT count(*) FROM country WHERE code = 'y'"), ["0", "0"]);
+}
+
+#[test]
+fn a_transaction_on_all_shards() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    // Begun on one shard, with a savepoint; then on all.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "SET LOCAL work_mem = '6MB'");
+    fine(&mut client, "SAVEPOINT a");
+    fine(&mut client, "INSERT INTO event (tenant_id, id) VALUES (3, 1)");
+    fine(&mut client, "CREATE TABLE event_new (tenant_id bigint, x int)");
+    // Each key on its shard now.
+    for key in [1, 3] {
+        fine(&mut client, &format!("INSERT INTO event_new (tenant_id, x) VALUES ({key}, {key})"));
+        assert_eq!(
+            fine(&mut client, &format!("SELECT x FROM event_new WHERE tenant_id = {key}")),
+            [key.to_string()]
+        );
+    }
+    assert_eq!(fine(&mut client, "SHOW work_mem"), ["6MB"]);
+    assert_eq!(fine(&mut client, "SELECT id FROM event WHERE tenant_id = 3"), ["1"]);
+    for key in [1, 3] {
+        fine(
+            &mut client,
+            &format!(
+                "DECLARE \"c{key}\" NO SCROLL CURSOR FOR SELECT x FROM event_new WHERE tenant_id = {key}"
+            ),
+        );
+        assert_eq!(fine(&mut client, &format!("FETCH FORWARD 2 FROM \"c{key}\"")), [key.to_string()]);
+        fine(&mut client, &format!("CLOSE \"c{key}\""));
+    }
+    fine(&mut client, "SAVEPOINT b");
+    let answer = run(&mut client, "SELECT * FROM event");
+    assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("0A000"), b'E'));
+    assert_eq!(sqlstate(&run(&mut client, "SELECT 1")).as_deref(), Some("25P02"));
+    fine(&mut client, "ROLLBACK TO b");
+    fine(&mut client, "INSERT INTO country VALUES ('de', 'Germany')");
+    client.send(
+        &send()
+            .parse("d", "SELECT 1")
+            .sync()
+            .query("DEALLOCATE d")
+            .run("SELECT code FROM country", &[])
+            .sync()
+            .0,
+    );
+    assert_eq!(rows(&read(&mut client, Until::Ready(3))), ["de"]);
+    let answer = run(&mut client, "COMMIT");
+    assert_eq!((sqlstate(&answer), status(&answer)), (None, b'I'));
+    assert_eq!(
+        sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"),
+        ["1|1", "1|1"]
+    );
+    assert_eq!(fine(&mut client, "SHOW work_mem"), ["4MB"]);
+    // And back to where it was.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "DROP TABLE event_new");
+    fine(&mut client, "SAVEPOINT c");
+    fine(&mut client, "DELETE FROM country");
+    fine(&mut client, "ROLLBACK TO SAVEPOINT c");
+    assert_eq!(fine(&mut client, "SELECT code FROM country"), ["de"]);
+    let answer = run(&mut client, "ROLLBACK");
+    assert_eq!((sqlstate(&answer), status(&answer)), (None, b'I'));
+    assert_eq!(
+        sharded.direct("SELECT count(*), (SELECT count(*) FROM country) FROM event_new"),
+        ["1|1", "1|1"]
+    );
+    // In failure COMMIT rolls back.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "DELETE FROM country");
+    assert!(sqlstate(&run(&mut client, "DELETE FROM country WHERE nothing")).is_some());
+    let answer = run(&mut client, "COMMIT");
+    assert_eq!(answer[0], (b'C', b"ROLLBACK\0".to_vec()));
+    assert_eq!(sharded.direct("SELECT count(*) FROM country"), ["1", "1"]);
+    // Server connections are as clean as before, and there are as many.
+    for key in [1, 3] {
+        assert_eq!(
+            fine(&mut client, &format!("SELECT count(*) FROM event WHERE tenant_id = {key}")).len(),
+            1
+        );
+    }
+    let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
+    assert!(ask(&mut console, "SHOW PINS").is_empty());
+}
+
+#[test]
+fn settings_made_in_a_transaction_on_all_shards_are_the_clients() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "INSERT INTO country VALUES ('x', 'x')");
+    fine(&mut client, "SET work_mem = '7MB'");
+    fine(&mut client, "COMMIT");
+    let mut other = sharded.client();
+    for key in [1, 3] {
+        let sql = format!(
+            "SELECT current_setting('work_mem') FROM country LEFT JOIN event ON true WHERE tenant_id = {key} OR true"
+        );
+        let _ = sql;
+        fine(
+            &mut client,
+            &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"),
+        );
+        fine(
+            &mut other,
+            &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, current_setting('work_mem'))"),
+        );
+    }
+    assert_eq!(
+        sharded.direct("SELECT string_agg(text, ' ' ORDER BY text) FROM note"),
+        ["4MB 7MB", "4MB 7MB"]
+    );
+}
+
+#[test]
+fn the_console_explains_the_shard_of_a_statement() {
+    let sharded = sharded();
+    let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
+    let mut explain = |sql: &str| ask(&mut console, &format!("EXPLAIN ROUTE {sql}"));
+    let one = explain("SELECT * FROM event WHERE id = 7 AND tenant_id = 3");
+    let fields: Vec<&str> = one[0].split('|').collect();
+    assert_eq!((one.len(), fields[1], fields[4], fields[12]), (1, "read", "1", "hash"), "{one:?}");
+    assert_eq!(fields[11], "event.tenant_id = literal 2 as bigint");
+    assert_eq!(explain("CREATE TABLE x (i int)").len(), 2);
+    assert_eq!(explain("SELECT * FROM country").len(), 1);
+    let refused = explain("SELECT * FROM event");
+    assert!(refused[0].contains("|refused|-|-|no_key|table \"event\" is sharded by"), "{refused:?}");
+    let by_parameter = explain("SELECT * FROM event WHERE tenant_id = $1");
+    assert!(by_parameter[0].contains("|by parameter|"), "{by_parameter:?}");
+}
+
+#[test]
+fn rows_of_one_insert_go_to_their_shards() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    let answer = run(
+        &mut client,
+        "INSERT INTO event (tenant_id, id, name) VALUES (3, 1, 'a'), (1, 1, 'b'), (5, 1, 'c'), (2, 1, 'd') RETURNING name, tenant_id",
+    );
+    assert_eq!(rows(&answer), ["a|3", "b|1", "c|5", "d|2"]);
+    assert!(answer.contains(&(b'C', b"INSERT 0 4\0".to_vec())), "{answer:?}");
+    let keys = "SELECT string_agg(tenant_id::text, ' ' ORDER BY tenant_id) FROM event";
+    assert_eq!(sharded.direct(keys), ["1 2", "3 5"]);
+    // With parameters, in the extended protocol.
+    let sql = "INSERT INTO event (tenant_id, id, name) VALUES ($1, 2, $4), ($2, 2, $5), ($3, 2, $4) RETURNING tenant_id, name";
+    client.send(&send().run(sql, &[b"3", b"1", b"2", b"x", b"y"]).sync().0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!(rows(&answer), ["3|x", "1|y", "2|x"], "{answer:?}");
+    assert!(answer.contains(&(b'C', b"INSERT 0 3\0".to_vec())));
+    // One of them fails, and none is there.
+    let answer = run(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 3), (3, 1)");
+    assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("23505"), b'I'));
+    assert_eq!(sharded.direct("SELECT count(*) FROM event"), ["4", "3"]);
+    // In a transaction of one shard the rows of others are another's.
+    fine(&mut client, "BEGIN");
+    let answer = run(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 4), (3, 4)");
+    assert_eq!(sqlstate(&answer).as_deref(), Some("0A000"));
+    fine(&mut client, "ROLLBACK");
+    // In one on all shards they are not.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "DELETE FROM country");
+    fine(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 5), (3, 5)");
+    fine(&mut client, "COMMIT");
+    assert_eq!(sharded.direct("SELECT count(*) FROM event WHERE id = 5"), ["1", "1"]);
 }

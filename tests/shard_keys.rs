@@ -339,24 +339,6 @@ fn the_command_line_explains_it() {
     assert!(route(&["SELECT 1 /* pgweir: key=42 */"]).contains("different functions"));
 }
 
-/// Until routing exists, a configuration that asks for it is not run, and says so.
-#[test]
-fn a_sharded_database_is_not_served_silently() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("pooler.yaml");
-    fs::write(&path, YAML).unwrap();
-    for command in ["run", "check"] {
-        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_pgweir"));
-        let output = process.arg(command).arg("--config").arg(&path).output().unwrap();
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{command}");
-        assert!(
-            error.contains("databases.shop.shards: serving sharded databases is not supported"),
-            "{error}"
-        );
-    }
-}
-
 proptest::proptest! {
     /// Whatever comes, there is an answer; and one without a parse where the plan is of another text.
     #[test]

@@ -3,10 +3,10 @@
 use crate::catalog::SearchPath;
 use crate::cluster::{Freshness, TableSet};
 use crate::config::Consistency;
-use crate::pool::DatabaseEntry;
+use crate::pool::{DatabaseEntry, ShardSet};
 use crate::protocol::{ErrorResponse, SqlState};
 use crate::route::{ClusterView, Reason, SessionView, Target, decide};
-use crate::sql::{LexOptions, Statement, StatementCache};
+use crate::sql::{Destination, LexOptions, ParameterValue, Parameters, Refusal, Statement, StatementCache};
 
 use super::Console;
 use super::table::{Cell, ColumnType, Table};
@@ -52,6 +52,7 @@ pub(super) fn explain(console: &Console, database: Option<&str>, sql: &str) -> R
             .hint("SHOW DATABASES lists those that are."));
     }
     let statement = StatementCache::new(CACHE_BYTES).analyze(sql.as_bytes(), LexOptions::default());
+    let lex = LexOptions::default();
     let mut table = Table::new(&[
         ("database", ColumnType::Text),
         ("effect", ColumnType::Text),
@@ -64,14 +65,88 @@ pub(super) fn explain(console: &Console, database: Option<&str>, sql: &str) -> R
         ("writes", ColumnType::Text),
         ("functions", ColumnType::Text),
         ("must_have_replayed", ColumnType::Text),
+        ("key", ColumnType::Text),
+        ("function", ColumnType::Text),
     ]);
     for entry in entries {
-        table.push(row(&entry, &statement));
+        let Some(set) = topology.shards(&entry.name) else {
+            table.push(row(&entry, &statement, Key::default()));
+            continue;
+        };
+        let key = Key::of(set, &statement, sql, lex);
+        match set.destination(&statement, sql.as_bytes(), lex, &NoParameters) {
+            Ok(Destination::Shard { shard, .. }) if entry.shard != Some(shard) => {}
+            // Any will do: the first is shown.
+            Ok(Destination::Any) if !entry.is_first() => {}
+            Ok(_) => table.push(row(&entry, &statement, key)),
+            Err(refusal) if entry.is_first() => table.push(refused(&entry, &statement, key, &refusal)),
+            Err(_) => {}
+        }
     }
     Ok(table)
 }
 
-fn row(entry: &DatabaseEntry, statement: &Statement) -> Vec<Cell> {
+/// Nothing is bound.
+struct NoParameters;
+
+impl Parameters for NoParameters {
+    fn declared(&self, _: u32) -> u32 {
+        0
+    }
+
+    fn value(&self, _: u32) -> Option<ParameterValue<'_>> {
+        None
+    }
+
+    fn is_utf8(&self) -> bool {
+        true
+    }
+}
+
+/// Where a statement has its key, and by what it finds its shard.
+#[derive(Default)]
+struct Key {
+    places: Vec<String>,
+    function: Option<&'static str>,
+}
+
+impl Key {
+    fn of(set: &ShardSet, statement: &Statement, sql: &str, lex: LexOptions) -> Self {
+        let plan = set.plan(statement, sql.as_bytes(), lex);
+        let places = plan.describe(sql.as_bytes(), lex, set.schema());
+        let function = plan.groups().next().and_then(|group| set.schema().sharded.get(group));
+        Self { places, function: function.map(|tables| tables.function.as_str()) }
+    }
+
+    fn cells(&self) -> [Cell; 2] {
+        let places = if self.places.is_empty() { Cell::Null } else { Cell::text(self.places.join(", ")) };
+        [places, self.function.map_or(Cell::Null, Cell::text)]
+    }
+}
+
+/// A statement that no shard gets as it is.
+fn refused(entry: &DatabaseEntry, statement: &Statement, key: Key, refusal: &Refusal) -> Vec<Cell> {
+    let by_parameter = matches!(refusal, Refusal::Parameter(_));
+    let [places, function] = key.cells();
+    vec![
+        Cell::text(&*entry.name),
+        Cell::text(statement.effect.label()),
+        Cell::text(if by_parameter { "by parameter" } else { "refused" }),
+        Cell::Null,
+        Cell::Null,
+        Cell::text(refusal.label()),
+        Cell::text(refusal.to_string()),
+        Cell::Null,
+        Cell::Null,
+        Cell::text(list(statement.functions.iter().map(ToString::to_string))),
+        Cell::Null,
+        places,
+        function,
+    ]
+}
+
+fn row(entry: &DatabaseEntry, statement: &Statement, key: Key) -> Vec<Cell> {
+    let [places, function] = key.cells();
     let snapshot = entry.catalog.load();
     // Where a client's tables are is its own affair: anywhere.
     let path = SearchPath::unknown();
@@ -109,7 +184,7 @@ fn row(entry: &DatabaseEntry, statement: &Statement) -> Vec<Cell> {
         Cell::text(judgment.work.effect.label()),
         Cell::text(target),
         Cell::text(entry.cluster.node(index).address.to_string()),
-        Cell::Number(0),
+        Cell::count(u64::from(entry.shard.unwrap_or(0))),
         Cell::text(route.reason.label()),
         Cell::text(because),
         Cell::text(names(&judgment.resolved.reads)),
@@ -120,6 +195,8 @@ fn row(entry: &DatabaseEntry, statement: &Statement) -> Vec<Cell> {
             Freshness::NotKnownYet => Cell::text("not known yet"),
             Freshness::At(position) => Cell::text(position.to_string()),
         },
+        places,
+        function,
     ]
 }
 

@@ -25,6 +25,6 @@ pub use manager::{Hold, Pool, PoolCounts, PoolKey};
 pub use reaper::run as run_reaper;
 pub use registry::{PoolRegistry, UserKey};
 pub use replication::{ReplicationPlace, ReplicationServer, ReplicationServers};
-pub use stats::{Averages, PoolStats, StatsSnapshot};
 pub use shards::ShardSet;
+pub use stats::{Averages, PoolStats, StatsSnapshot};
 pub use topology::{DatabaseEntry, RouteCounters, Topology, labels};

@@ -8,7 +8,9 @@ use parking_lot::RwLock;
 
 use crate::config::Sharding;
 use crate::shard::{ShardNumber, ShardedSchema};
-use crate::sql::{Fingerprint, KeyPlan, LexOptions, Statement, key_plan};
+use crate::sql::{
+    Destination, Fingerprint, KeyPlan, LexOptions, Parameters, Refusal, Statement, explicit_shard, key_plan,
+};
 
 use super::topology::DatabaseEntry;
 
@@ -60,6 +62,23 @@ impl ShardSet {
     /// Grows with each change of the catalog of any shard: a client's statements may run on all of them.
     pub fn catalog_epoch(&self) -> u64 {
         self.entries.iter().map(|entry| entry.catalog_epoch.load(Ordering::Acquire)).sum()
+    }
+
+    /// Where a statement must run: by what a comment says, or by its key.
+    ///
+    /// # Errors
+    /// Why it cannot be answered.
+    pub fn destination(
+        &self,
+        statement: &Statement,
+        sql: &[u8],
+        lex: LexOptions,
+        parameters: &dyn Parameters,
+    ) -> Result<Destination, Refusal> {
+        if let Some(shard) = explicit_shard(&statement.hint, self.count(), self.schema())? {
+            return Ok(Destination::Shard { shard, table: String::new() });
+        }
+        self.plan(statement, sql, lex).destination(sql, lex, self.schema(), parameters)
     }
 
     /// Where `sql` has its key: looked up by what it is, so that a repeated statement is not parsed again.

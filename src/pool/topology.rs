@@ -309,7 +309,8 @@ impl Topology {
 
     /// Databases in use, by name, and each shard of those that are sharded.
     pub fn databases(&self) -> Vec<Arc<DatabaseEntry>> {
-        let mut all: Vec<_> = self.databases.values().filter(|entry| entry.shard.is_none()).cloned().collect();
+        let mut all: Vec<_> =
+            self.databases.values().filter(|entry| entry.shard.is_none()).cloned().collect();
         all.extend(self.shards.values().flat_map(|set| set.entries()).cloned());
         all.extend(self.of_wildcard.lock().values().cloned());
         all.sort_by(|a, b| (&a.name, a.shard).cmp(&(&b.name, b.shard)));

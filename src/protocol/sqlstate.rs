@@ -37,6 +37,8 @@ impl SqlState {
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     /// `42501`
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
+    /// statement_completion_unknown
+    pub const COMPLETION_UNKNOWN: Self = Self(*b"40003");
     /// `42601`
     pub const SYNTAX_ERROR: Self = Self(*b"42601");
     /// `42704`

@@ -215,3 +215,73 @@ fn read_row(body: &[u8]) -> Result<Vec<Option<String>>, QueryError> {
     }
     Ok(row)
 }
+
+/// What a server answered to messages that end with a Sync or are a Query.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The messages, but for the last, ReadyForQuery.
+    pub messages: BytesMut,
+    /// The body of the error among them.
+    pub error: Option<Vec<u8>>,
+}
+
+/// An answer that is longer is not kept.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+impl ServerConn {
+    /// Sends `request`, which ends with one Query or Sync, and keeps the whole answer. Data for a COPY is refused.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the connection unclean, so it is closed and not lent.
+    pub async fn converse(&mut self, request: &[u8]) -> Result<Answer, QueryError> {
+        self.begin_exchange();
+        self.wire.outbox.extend_from_slice(request);
+        self.wire.flush().await?;
+        let mut answer = Answer::default();
+        let mut heard = BytesMut::new();
+        loop {
+            let cut = frame::split(&self.wire.inbox, SERVER_FRAME_LIMIT)
+                .map_err(|error| QueryError::Protocol(error.to_string()))?;
+            let Some((header, body, _)) = cut else {
+                self.wire.fill().await?;
+                continue;
+            };
+            let mut ready = None;
+            let message = self.wire.inbox.get(..header.total_len).unwrap_or_default();
+            match BackendTag(header.tag) {
+                BackendTag::READY_FOR_QUERY => {
+                    let status = body.first().copied().and_then(TransactionStatus::from_byte);
+                    ready = Some(status.ok_or_else(|| QueryError::Protocol("bad ReadyForQuery".into()))?);
+                }
+                BackendTag::NOTIFICATION_RESPONSE => heard.extend_from_slice(message),
+                BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE => {
+                    frontend::copy_fail(&mut self.wire.outbox, "COPY is not for all shards");
+                    self.wire.inbox.advance(header.total_len);
+                    self.wire.flush().await?;
+                    continue;
+                }
+                tag => {
+                    if tag == BackendTag::PARAMETER_STATUS
+                        && let Ok((name, value)) = parameters::parse(body)
+                    {
+                        self.parameters.insert(name, value);
+                    }
+                    if tag == BackendTag::ERROR_RESPONSE {
+                        answer.error = Some(body.to_vec());
+                    }
+                    if answer.messages.len() + message.len() > ANSWER_BYTES_MAX {
+                        return Err(QueryError::Protocol("an answer of more than 64 MiB".into()));
+                    }
+                    answer.messages.extend_from_slice(message);
+                }
+            }
+            self.wire.inbox.advance(header.total_len);
+            if let Some(status) = ready {
+                self.status = status;
+                self.notifications.unsplit(heard);
+                self.end_exchange();
+                return Ok(answer);
+            }
+        }
+    }
+}

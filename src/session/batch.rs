@@ -31,6 +31,7 @@ use super::error::SessionError;
 use super::exchange::{Described, Expect, Failure, Name, Undo};
 use super::reading::{self, Reading};
 use super::resets::MAY_RESET;
+use super::spread::Spread;
 use super::sql_names::{NAMES_STATEMENTS, deallocated, is_deallocate_all, names_in};
 use super::state::{MAY_COMPOSE, MAY_SET, dotted_names};
 use super::statements::ClientStatements;
@@ -64,7 +65,7 @@ pub(super) struct Plan {
     pub(super) work: Work,
     pub(super) effects: SessionEffects,
     /// What its Parse messages define, in order; `None` where the name is taken.
-    definitions: SmallVec<[Option<Arc<Definition>>; 2]>,
+    pub(super) definitions: SmallVec<[Option<Arc<Definition>>; 2]>,
     /// It only asks about statements: no Bind, no Execute.
     pub(super) only_asks: bool,
     /// Nothing in it needs a server.
@@ -549,7 +550,8 @@ impl ClientSession {
         match self.lease.take() {
             None => {
                 self.awaiting_sync = false;
-                backend::ready_for_query(&mut self.wire.outbox, TransactionStatus::Idle);
+                let status = self.spread().map_or(TransactionStatus::Idle, Spread::status);
+                backend::ready_for_query(&mut self.wire.outbox, status);
                 Ok(())
             }
             Some(mut lease) => {

@@ -352,19 +352,25 @@ impl ClientSession {
             Order::None | Order::Drain | Order::QueryTimeout => {}
             order => return Poll::Ready(Err(SessionError::Ordered(order))),
         }
+        match self.read_ahead(cx) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Reads some of what the client sends while it waits, and notices that it leaves.
+    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), SessionError> {
         while self.wire.inbox.len() < READ_AHEAD_BYTES_MAX {
             match self.wire.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(SessionError::ClientGone(
-                        std::io::ErrorKind::UnexpectedEof.into(),
-                    )));
+                    return Err(SessionError::ClientGone(std::io::ErrorKind::UnexpectedEof.into()));
                 }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
+                Poll::Ready(Err(error)) => return Err(SessionError::ClientGone(error)),
                 Poll::Pending => break,
             }
         }
-        Poll::Pending
+        Ok(())
     }
 
     /// Tells everybody who looks that this client has this server connection.

@@ -189,6 +189,7 @@ impl ClientSession {
     /// Takes a new configuration, where no transaction sees it change.
     pub(super) fn refresh_topology(&mut self) {
         if self.lease.is_some()
+            || self.spread().is_some()
             || self.context.topology_version.load(Ordering::Acquire) == self.topology.version
         {
             return;
@@ -222,6 +223,7 @@ impl ClientSession {
     /// Whether a transaction of the client's is open, as far as the client knows.
     pub(super) fn is_in_transaction(&self) -> bool {
         self.begun.is_some()
+            || self.spread().is_some()
             || self.lease.as_ref().is_some_and(|lease| lease.status != TransactionStatus::Idle)
     }
 

@@ -14,7 +14,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use crate::catalog::{SearchPath, Snapshot};
-use crate::clients::{Activity, Order};
+use crate::clients::{Activity, Order, ServerIdentity};
 use crate::cluster::TableSet;
 use crate::config::PoolMode;
 use crate::net::Wire;
@@ -58,7 +58,9 @@ impl ClientSession {
             };
             match placed {
                 Placed::Here | Placed::Elsewhere(_) => {}
-                Placed::Everywhere => return Box::pin(self.run_everywhere(batch)).await,
+                Placed::Everywhere(placement) => {
+                    return Box::pin(self.run_everywhere(batch, placement)).await;
+                }
                 Placed::Refused(response) if self.lease.is_none() && self.begun.is_none() => {
                     self.refuse(batch, &response);
                     return Ok(());
@@ -321,7 +323,7 @@ impl ClientSession {
     }
 
     /// The server is idle: counts, looks at what was left behind, and lets the connection go if it may.
-    async fn transaction_ended(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
+    pub(super) async fn transaction_ended(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
         if let Some(began) = self.transaction_began.take() {
             let took = self.answered_at.saturating_duration_since(began);
             lease.pool().stats.transactions.fetch_add(1, Ordering::Relaxed);
@@ -370,7 +372,7 @@ impl ClientSession {
         lease: &mut ServerLease,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SessionError>> {
-        self.obey_while_running(lease, cx)?;
+        self.obey_while_running(lease.identity(), cx)?;
         loop {
             if self.exchange.wants_probe && self.pass_to_server == 0 {
                 self.send_probe(lease);
@@ -403,13 +405,17 @@ impl ClientSession {
         self.exchange.is_done() && self.pass_to_server == 0 && self.pass_to_client == 0
     }
 
-    fn obey_while_running(&mut self, lease: &ServerLease, cx: &Context<'_>) -> Result<(), SessionError> {
+    pub(super) fn obey_while_running(
+        &mut self,
+        server: &Arc<ServerIdentity>,
+        cx: &Context<'_>,
+    ) -> Result<(), SessionError> {
         let order = self.handle().pending_order(Some(cx));
         match order {
             Order::None | Order::Drain | Order::IdleTimeout | Order::IdleInTransactionTimeout => Ok(()),
             Order::QueryTimeout => {
                 self.handle().clear_order(order);
-                let target = Arc::clone(lease.identity());
+                let target = Arc::clone(server);
                 target.mark_canceled();
                 task::spawn("cancel query", async move {
                     if let Err(error) = send_cancel(&target).await {

@@ -19,11 +19,12 @@ use crate::pool::{Pool, ServerLease, ShardSet};
 use crate::protocol::extended::{Bind, Parse};
 use crate::protocol::frame::HEADER_LEN;
 use crate::protocol::{ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, frame, frontend};
+use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
-    Destination, Effect, Hint, ParameterValue, Parameters, Refusal, SessionEffects, Statement,
-    TransactionControl, explicit_shard,
+    Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
+    SessionEffects, Split, Statement, TransactionControl, explicit_shard,
 };
 use crate::task;
 
@@ -33,6 +34,7 @@ use super::client::ClientSession;
 use super::error::SessionError;
 use super::freshness::LastWrite;
 use super::leading::reads_committed;
+use super::spread::Spread;
 
 /// Statements that a transaction may have repeated on another shard, at most.
 const REPEATED_MAX: usize = 100;
@@ -48,6 +50,10 @@ pub(super) struct Sharded {
     /// What it has on the others.
     parked: Vec<Parked>,
     pub(super) transaction: Transaction,
+    /// The transaction, while it is on all shards.
+    pub(super) spread: Option<Box<Spread>>,
+    /// The present batch.
+    pub(super) facts: BatchFacts,
     /// The shard that its settings choose, and the settings that say so.
     wish: (Settings, Result<Option<ShardNumber>, Refusal>),
 }
@@ -73,20 +79,40 @@ pub(super) struct Transaction {
     is_bound: bool,
     /// It has done what cannot be repeated.
     is_opaque: bool,
-    /// It has read, and nothing of that is left over.
+    /// It has read.
     has_read: bool,
+    /// What it has read tells where and when it was.
+    tells: bool,
+    /// Cursors that it has declared, and where.
+    cursors: Vec<(String, ShardNumber)>,
     /// The shard that it has chosen by a setting of its own; inside, `None` for none.
     chosen: Option<Option<ShardNumber>>,
 }
 
+/// What the statements of a batch are, together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BatchFacts {
+    /// Strings that it runs.
+    pub(super) statements: usize,
+    /// Statements in them.
+    pub(super) count: u32,
+    /// What the last of them does to the transaction.
+    pub(super) control: Option<TransactionControl>,
+    pub(super) effects: SessionEffects,
+    /// One that PostgreSQL runs outside of transactions only.
+    pub(super) is_alone: bool,
+}
+
 /// Where a batch belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Placement {
+pub(super) enum Placement {
     /// Any shard gives the same answer.
     Any,
     One(ShardNumber),
     /// All of them must run it.
     All,
+    /// Its rows belong to several.
+    Rows(Box<Split>),
     Refused(Refusal),
 }
 
@@ -96,7 +122,9 @@ impl Placement {
             (Self::Refused(refusal), _) | (_, Self::Refused(refusal)) => Self::Refused(refusal),
             (Self::Any, place) | (place, Self::Any) => place,
             (a, b) if a == b => a,
-            (Self::One(_), Self::One(_)) => Self::Refused(Refusal::SeveralShards),
+            (Self::One(_) | Self::Rows(_), Self::One(_) | Self::Rows(_)) => {
+                Self::Refused(Refusal::SeveralShards)
+            }
             _ => Self::Refused(Refusal::Mixed("a batch of several statements".to_owned())),
         }
     }
@@ -108,8 +136,8 @@ pub(super) enum Placed {
     Here,
     /// Its shard is another one, which the transaction may move to.
     Elsewhere(ShardNumber),
-    /// It runs on all shards.
-    Everywhere,
+    /// It is for all shards, or its transaction is on all of them.
+    Everywhere(Placement),
     /// It is refused.
     Refused(Box<ErrorResponse>),
 }
@@ -122,6 +150,8 @@ impl Sharded {
             parked: set.entries().iter().map(|_| Parked::default()).collect(),
             set: Arc::clone(set),
             transaction: Transaction::default(),
+            spread: None,
+            facts: BatchFacts::default(),
             wish: (Settings::none(), Ok(None)),
         }
     }
@@ -211,12 +241,12 @@ pub(super) fn refused(refusal: &Refusal) -> ErrorResponse {
 }
 
 /// The values of a Bind.
-struct Bound<'a> {
+pub(super) struct Bound<'a> {
     /// Count and OIDs, as in Parse.
-    types: &'a [u8],
+    pub(super) types: &'a [u8],
     /// Formats and values, as in Bind.
-    rest: &'a [u8],
-    is_utf8: bool,
+    pub(super) rest: &'a [u8],
+    pub(super) is_utf8: bool,
 }
 
 impl Parameters for Bound<'_> {
@@ -295,12 +325,6 @@ impl ClientSession {
         }
     }
 
-    /// Temporary.
-    pub(super) async fn run_everywhere(&mut self, batch: Batch) -> Result<(), SessionError> {
-        let _ = batch;
-        Ok(())
-    }
-
     /// Takes the session to the shard with this number, between transactions.
     pub(super) fn switch_to(&mut self, shard: ShardNumber) {
         let Some(sharded) = self.sharded.as_deref_mut() else { return };
@@ -325,7 +349,7 @@ impl ClientSession {
     /// Finds the shard of a batch, and goes there if no transaction keeps the session where it is.
     pub(super) fn place(&mut self, batch: Batch) -> Result<Placed, SessionError> {
         let is_idle = match &self.lease {
-            None => self.begun.is_none(),
+            None => self.begun.is_none() && self.spread().is_none(),
             Some(lease) => lease.status == TransactionStatus::Idle && !self.awaiting_sync,
         };
         let failed = self.lease.as_ref().is_some_and(|lease| lease.status == TransactionStatus::Failed);
@@ -349,12 +373,19 @@ impl ClientSession {
             return Ok(Placed::Here);
         }
         let placement = self.placement(batch)?;
+        if self.spread().is_some() {
+            return Ok(Placed::Everywhere(placement));
+        }
         Ok(self.go(placement))
     }
 
     /// Goes where a batch belongs, if that is possible.
     fn go(&mut self, placement: Placement) -> Placed {
         let is_held = self.lease.is_some();
+        let is_open = !self.awaiting_sync
+            && self.pin.is_none()
+            && self.lease.as_ref().is_none_or(|lease| lease.status == TransactionStatus::InTransaction);
+        let is_on_replica = is_held && self.leading.is_none() && self.target != Target::Primary;
         let Some(sharded) = self.sharded.as_deref_mut() else { return Placed::Here };
         let current = sharded.current;
         let refuse = |refusal: &Refusal| Placed::Refused(Box::new(refused(refusal)));
@@ -372,7 +403,19 @@ impl ClientSession {
                 self.switch_to(shard);
                 Placed::Here
             }
-            Placement::All => Placed::Everywhere,
+            // The server says that it only reads.
+            Placement::All if is_on_replica => Placed::Here,
+            Placement::All if !is_held => Placed::Everywhere(Placement::All),
+            Placement::All
+                if is_open && sharded.transaction.begun.is_some() && !sharded.transaction.is_opaque =>
+            {
+                Placed::Everywhere(Placement::All)
+            }
+            Placement::Rows(split) if !is_held && self.begun.is_none() => {
+                Placed::Everywhere(Placement::Rows(split))
+            }
+            Placement::Rows(_) => refuse(&Refusal::SeveralShards),
+            Placement::All => refuse(&Refusal::OtherShard { transaction: current, statement: None }),
             Placement::Refused(refusal) => refuse(&refusal),
         }
     }
@@ -395,7 +438,7 @@ impl ClientSession {
         let Some(sharded) = self.sharded.as_deref_mut() else { return false };
         let transaction = &mut sharded.transaction;
         let may_go = !transaction.is_bound
-            && !transaction.is_opaque
+            && !(transaction.is_opaque || transaction.tells)
             && !self.awaiting_sync
             && self.pin.is_none()
             && self.lease.as_ref().is_some_and(|lease| lease.status == TransactionStatus::InTransaction);
@@ -413,16 +456,21 @@ impl ClientSession {
         }
         self.leading = None;
         self.begun = Some(begun);
+        self.end_elsewhere(lease);
+        true
+    }
+
+    /// Ends a transaction that goes on with another server connection.
+    pub(super) fn end_elsewhere(&self, mut lease: ServerLease) {
         self.handle().unlink();
         // The client need not wait for that.
-        task::spawn("end of a transaction on another shard", async move {
+        task::spawn("end of a transaction that goes on elsewhere", async move {
             let ended = tokio::time::timeout(ROLLBACK_LIMIT, lease.simple_query("ROLLBACK")).await;
             // Settings that it made are undone.
             if matches!(ended, Ok(Ok(_))) && lease.status == TransactionStatus::Idle {
                 lease.checkin();
             }
         });
-        true
     }
 
     /// Repeats on this shard what the transaction has set and marked on another.
@@ -437,6 +485,9 @@ impl ClientSession {
 
     /// Where the statements of a batch belong, together.
     fn placement(&mut self, batch: Batch) -> Result<Placement, SessionError> {
+        if let Some(sharded) = self.sharded.as_deref_mut() {
+            sharded.facts = BatchFacts::default();
+        }
         // The inbox is lent and given back.
         let inbox = std::mem::take(&mut self.wire.inbox);
         let result = self.placement_of(inbox.get(..batch.len).unwrap_or_default());
@@ -514,7 +565,18 @@ impl ClientSession {
         }
         let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(Placement::Any) };
         let set = Arc::clone(&sharded.set);
+        let facts = &mut sharded.facts;
+        facts.statements += 1;
+        facts.count += statement.statement_count;
+        facts.control = statement.control;
+        facts.effects.insert(statement.session);
+        facts.is_alone = facts.statements == 1 && runs_alone(run.text);
+        let says_where = |sharded: &mut Sharded| {
+            // What it sets is not repeated elsewhere.
+            sharded.transaction.is_opaque |= statement.session != SessionEffects::NONE;
+        };
         if let Some(shard) = explicit_shard(&statement.hint, set.count(), set.schema())? {
+            says_where(sharded);
             return Ok(Placement::One(shard));
         }
         let sets = SessionEffects::SETTING.union(SessionEffects::SETTING_LOCAL);
@@ -526,6 +588,13 @@ impl ClientSession {
             self.repeats(batch, run);
             return Ok(chosen.map_or(Placement::Any, Placement::One));
         }
+        let cursor = cursor_in(run.text, self.lex);
+        if let Some((CursorUse::Reads, name)) = &cursor
+            && let Some((_, shard)) =
+                sharded.transaction.cursors.iter().rev().find(|(known, _)| known == name)
+        {
+            return Ok(Placement::One(*shard));
+        }
         let plan = set.plan(statement, run.text, self.lex);
         let is_utf8 = |name| self.told.value(name).is_none_or(|value| value == "UTF8");
         let is_utf8 = is_utf8("client_encoding") && is_utf8("server_encoding");
@@ -534,6 +603,14 @@ impl ClientSession {
         match plan.destination(run.text, self.lex, set.schema(), &bound) {
             Ok(Destination::Any) => {
                 self.repeats(batch, run);
+                let is_spread = self.spread().is_some();
+                if let (Some((CursorUse::Declares, name)), Some(sharded)) =
+                    (cursor, self.sharded.as_deref_mut())
+                {
+                    let shard = if is_spread { 0 } else { sharded.current };
+                    sharded.transaction.cursors.push((name, shard));
+                    return Ok(if is_spread { Placement::One(0) } else { Placement::Any });
+                }
                 let ends = matches!(statement.control, Some(control) if !matches!(control, TransactionControl::Begin { .. }));
                 if statement.session != SessionEffects::NONE || ends {
                     return Ok(Placement::Any);
@@ -542,10 +619,26 @@ impl ClientSession {
             }
             Ok(Destination::Shard { shard, .. }) => match chosen? {
                 Some(chosen) if chosen != shard => Err(Refusal::Contradiction { chosen, key: shard }),
-                _ => Ok(Placement::One(shard)),
+                _ => {
+                    if let Some(sharded) = self.sharded.as_deref_mut() {
+                        says_where(sharded);
+                        if let Some((CursorUse::Declares, name)) = cursor {
+                            sharded.transaction.cursors.push((name, shard));
+                        }
+                    }
+                    Ok(Placement::One(shard))
+                }
             },
             Ok(Destination::All { .. }) => Ok(chosen?.map_or(Placement::All, Placement::One)),
-            Err(refusal) => chosen?.map(Placement::One).ok_or(refusal),
+            Err(Refusal::SeveralShards) if chosen == Ok(None) => {
+                let split = plan.split(run.text, self.lex, set.schema(), &bound)?;
+                split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)
+            }
+            Err(refusal) => {
+                let shard = chosen?.ok_or(refusal)?;
+                self.sharded.as_deref_mut().into_iter().for_each(says_where);
+                Ok(Placement::One(shard))
+            }
         }
     }
 
@@ -588,15 +681,14 @@ impl ClientSession {
             }
             None if statement.effect <= Effect::Read && statement.session == SessionEffects::NONE => {
                 transaction.has_read = true;
-                transaction.is_opaque |= !alone;
+                transaction.tells |= !alone;
             }
             None if statement.statement_count == 1
                 && no_parameters
                 && sets.union(statement.session) == sets =>
             {
-                let says = |word: &[u8]| {
-                    run.text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
-                };
+                let says =
+                    |word: &[u8]| run.text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
                 if says(b"isolation")
                     && let Some(begun) = &mut transaction.begun
                 {
@@ -608,6 +700,54 @@ impl ClientSession {
             _ => transaction.is_opaque = true,
         }
     }
+}
+
+/// What a statement has to do with a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CursorUse {
+    /// DECLARE.
+    Declares,
+    /// FETCH, MOVE, CLOSE.
+    Reads,
+}
+
+/// The cursor of a statement that declares, reads or closes one.
+fn cursor_in(text: &[u8], lex: LexOptions) -> Option<(CursorUse, String)> {
+    let first = text.trim_ascii_start().first()?.to_ascii_lowercase();
+    if !matches!(first, b'd' | b'f' | b'm' | b'c' | b'/' | b'-') {
+        return None;
+    }
+    let mut scanner = Scanner::new(text, lex);
+    let mut name_of = |wanted: &dyn Fn(&str) -> bool| {
+        let token = scanner.next_token(&mut ())?;
+        let raw = String::from_utf8_lossy(text.get(token.start..token.end)?).into_owned();
+        let name = match token.kind {
+            Kind::Word => raw.to_ascii_lowercase(),
+            Kind::Quoted => raw.trim_matches('"').replace("\"\"", "\""),
+            _ => String::new(),
+        };
+        wanted(&name).then_some(name)
+    };
+    let verb = name_of(&|word| matches!(word, "declare" | "fetch" | "move" | "close"))?;
+    if verb == "declare" {
+        return Some((CursorUse::Declares, name_of(&|name| !name.is_empty())?));
+    }
+    // The name is the last word.
+    let mut last = None;
+    while let Some(token) = name_of(&|_| true) {
+        last = Some(token).filter(|name| !name.is_empty()).or(last);
+    }
+    Some((CursorUse::Reads, last?))
+}
+
+/// Whether PostgreSQL runs a command outside of transactions only.
+fn runs_alone(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    let mut words = text.split_ascii_whitespace();
+    let first = words.next().unwrap_or_default();
+    matches!(first, "vacuum" | "cluster")
+        || (matches!(first, "create" | "drop" | "reindex" | "alter")
+            && words.take(12).any(|word| word == "concurrently"))
 }
 
 /// Whether a Bind gives no parameter a value.
@@ -637,9 +777,25 @@ mod tests {
         assert_eq!(of("SET pgweir.sharding_key = 'it''s'"), Some((KEY, Some("it's".to_owned()))));
         assert_eq!(of("RESET pgweir.shard"), Some((SHARD, None)));
         assert_eq!(of("SET pgweir.shard TO DEFAULT"), Some((SHARD, None)));
-        for other in ["SET pgweir.shards = 2", "SELECT 1", "SET", "SET pgweir.shard", "RESET pgweir.shard x"] {
+        for other in ["SET pgweir.shards = 2", "SELECT 1", "SET", "SET pgweir.shard", "RESET pgweir.shard x"]
+        {
             assert_eq!(of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn cursors_are_found_by_name() {
+        let of = |text: &str| cursor_in(text.as_bytes(), LexOptions::default());
+        let declares = |name: &str| Some((CursorUse::Declares, name.to_owned()));
+        let reads = |name: &str| Some((CursorUse::Reads, name.to_owned()));
+        assert_eq!(of("DECLARE \"_dj_1\" NO SCROLL CURSOR FOR SELECT 1"), declares("_dj_1"));
+        assert_eq!(of("declare C cursor for select 1"), declares("c"));
+        assert_eq!(of("FETCH FORWARD 2 FROM \"_dj_1\""), reads("_dj_1"));
+        assert_eq!(of("fetch 5 in C;"), reads("c"));
+        assert_eq!(of("/* x */ MOVE c"), reads("c"));
+        assert_eq!(of("CLOSE \"a\"\"b\""), reads("a\"b"));
+        assert_eq!(of("SELECT 1"), None);
+        assert_eq!(of("COMMIT"), None);
     }
 
     #[test]

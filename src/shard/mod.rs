@@ -5,11 +5,13 @@
 //! - `hash` computes what PostgreSQL computes for hash partitions, bit for bit.
 //! - [`ShardFunction`] maps keys to shards: `hash`, `virtual`, `list`, `range`.
 //! - [`ShardedSchema`] says which tables have which key and function.
+//! - [`RowSplitter`] cuts the data of COPY FROM STDIN into rows and gives each to its shard.
 //!
 //! A text is read only where PostgreSQL could read it in one way, whatever the session's settings are; all
 //! else is `None`, and the caller refuses. A wrong value would be a wrong shard, so there is no guessing.
 
 mod binary;
+mod copy;
 mod datetime;
 mod function;
 mod hash;
@@ -19,6 +21,10 @@ mod schema;
 mod text;
 mod value;
 
+pub use copy::{
+    CopyEncoding, CopyError, CopyFormat, CopyKey, CopyOptions, CopyProblem, CopySession, CopySink,
+    CopyTarget, CopyTo, RowSplitter,
+};
 pub use function::{Range, ShardFunction, ShardNumber};
 pub use hash::row_hash;
 pub use key_type::KeyType;

@@ -4,6 +4,8 @@
 //! have one value, comments are gone. It never decides an effect, and its failure is a value: tables not
 //! known.
 
+use std::ops::Range;
+
 use super::scan::Kind;
 use super::tokens::View;
 use sqlparser::ast::Statement;
@@ -18,12 +20,13 @@ const DEPTH_MAX: usize = 300;
 
 /// The parsed query, if it is short enough and the parser knows it.
 pub(super) fn parse(view: View<'_>) -> Option<Statement> {
-    read(&rebuild(view, false)?)
+    read(&rebuild(view, false, &[])?)
 }
 
-/// The same, where each literal and parameter is the number of its token in the whole text.
-pub(super) fn parse_numbered(view: View<'_>) -> Option<Statement> {
-    read(&rebuild(view, true)?)
+/// The same, where each literal and parameter is the number of its token in the whole text, without some tokens
+/// (ranges in ascending order).
+pub(super) fn parse_numbered(view: View<'_>, without: &[Range<usize>]) -> Option<Statement> {
+    read(&rebuild(view, true, without)?)
 }
 
 fn read(sql: &str) -> Option<Statement> {
@@ -32,10 +35,19 @@ fn read(sql: &str) -> Option<Statement> {
     if statements.len() == 1 { statements.pop() } else { None }
 }
 
-fn rebuild(view: View<'_>, numbered: bool) -> Option<String> {
+fn rebuild(view: View<'_>, numbered: bool, without: &[Range<usize>]) -> Option<String> {
     let mut sql = String::with_capacity(256);
     let mut depth = 0;
+    let mut without = without;
     for at in 0..view.len() {
+        while let Some((passed, rest)) = without.split_first()
+            && passed.end <= at
+        {
+            without = rest;
+        }
+        if without.first().is_some_and(|range| range.contains(&at)) {
+            continue;
+        }
         let number;
         let text = match view.kind(at)? {
             kind @ (Kind::Text | Kind::Verbatim | Kind::Number | Kind::Param) if numbered => {

@@ -108,20 +108,20 @@ fn why(cluster: &Cluster, index: usize) -> &'static str {
 pub(super) fn routes(console: &Console) -> Table {
     let columns = [
         ("database", ColumnType::Text),
-        ("shard", ColumnType::Int4),
         ("target", ColumnType::Text),
         ("reason", ColumnType::Text),
         ("count", ColumnType::Int8),
+        ("shard", ColumnType::Int4),
     ];
     let mut table = Table::new(&columns);
     for entry in console.topology.load().databases() {
         for (reason, count) in entry.routes.iter().filter(|(_, count)| *count > 0) {
             table.push(vec![
                 Cell::text(&*entry.name),
-                Cell::count(u64::from(entry.shard.unwrap_or(0))),
                 Cell::text(reason.target()),
                 Cell::text(reason.label()),
                 Cell::count(count),
+                Cell::count(u64::from(entry.shard.unwrap_or(0))),
             ]);
         }
     }

@@ -30,6 +30,38 @@ pub(super) enum NoValue {
     Parameter(u32),
 }
 
+/// One row of VALUES.
+pub(super) struct Row<'a> {
+    /// Where the text below begins in the statement.
+    base: usize,
+    text: &'a [u8],
+    start: usize,
+    end: usize,
+    cells: &'a [Vec<Token>],
+}
+
+impl<'a> Row<'a> {
+    /// Where it stands in the statement, parentheses included.
+    pub(super) fn span(&self) -> std::ops::Range<usize> {
+        self.base + self.start..self.base + self.end
+    }
+
+    /// The tokens of each value; their positions count from [`Self::base`].
+    pub(super) fn cells(&self) -> &'a [Vec<Token>] {
+        self.cells
+    }
+
+    /// Where the tokens' positions count from.
+    pub(super) fn base(&self) -> usize {
+        self.base
+    }
+
+    /// What is written from one token to another.
+    pub(super) fn written(&self, first: &Token, last: &Token) -> &'a [u8] {
+        self.text.get(first.start..last.end).unwrap_or_default()
+    }
+}
+
 /// A value, or NULL.
 pub(super) type Read = Result<Option<KeyValue>, NoValue>;
 
@@ -70,43 +102,64 @@ impl<'a> Source<'a> {
         cells.iter().map(|cell| self.cell(cell, rest, cast, key)).collect()
     }
 
-    /// One column of the rows that follow a token (VALUES), which must have `columns` values each.
+    /// The keys of the rows that follow a token (VALUES), which must have `columns` values each.
     pub(super) fn rows(
         &self,
         values: usize,
         columns: usize,
         wanted: &[(usize, KeyType)],
     ) -> Result<Vec<Vec<Option<KeyValue>>>, NoValue> {
-        let start = self.tokens.get(values).ok_or(NoValue::Unread)?.end;
-        let rest = self.slice(start, self.text.len());
-        let mut scanner = Scanner::new(rest, self.lex);
         let mut rows = Vec::new();
+        self.each_row(values, columns, |row| {
+            rows.push(self.key_of(row, wanted)?);
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    /// Goes over the rows that follow a token (VALUES); returns where the last of them ends.
+    pub(super) fn each_row<E: From<NoValue>>(
+        &self,
+        values: usize,
+        columns: usize,
+        mut each: impl FnMut(&Row<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let base = self.tokens.get(values).ok_or(NoValue::Unread)?.end;
+        let text = self.slice(base, self.text.len());
+        let mut scanner = Scanner::new(text, self.lex);
+        let mut count = 0usize;
         loop {
             let open = scanner.next_token(&mut ()).ok_or(NoValue::Unread)?;
-            if rest.get(open.start..open.end) != Some(b"(") || rows.len() > VALUES_MAX {
-                return Err(NoValue::Unread);
+            if text.get(open.start..open.end) != Some(b"(") || count > VALUES_MAX {
+                return Err(NoValue::Unread.into());
             }
-            let (cells, _) = cells(&mut scanner, rest).ok_or(NoValue::Unread)?;
+            let (cells, end) = cells(&mut scanner, text).ok_or(NoValue::Unread)?;
             if cells.len() != columns {
-                return Err(NoValue::Unread);
+                return Err(NoValue::Unread.into());
             }
-            let row: Result<Vec<_>, NoValue> = wanted
-                .iter()
-                .map(|(column, key)| {
-                    let cell = cells.get(*column).ok_or(NoValue::Unread)?;
-                    let value = self.cell(cell, rest, None, *key)?;
-                    match value {
-                        Some(value) if value.may_change_when_stored(*key) => Err(NoValue::Unread),
-                        value => Ok(value),
-                    }
-                })
-                .collect();
-            rows.push(row?);
+            each(&Row { base, text, start: open.start, end, cells: &cells })?;
+            count += 1;
             match scanner.next_token(&mut ()) {
-                Some(token) if rest.get(token.start..token.end) == Some(b",") => {}
-                _ => return Ok(rows),
+                Some(token) if text.get(token.start..token.end) == Some(b",") => {}
+                _ => return Ok(base + end),
             }
         }
+    }
+
+    /// The key of a row: the values of these columns.
+    pub(super) fn key_of(
+        &self,
+        row: &Row<'_>,
+        wanted: &[(usize, KeyType)],
+    ) -> Result<Vec<Option<KeyValue>>, NoValue> {
+        let value = |(column, key): &(usize, KeyType)| {
+            let cell = row.cells.get(*column).ok_or(NoValue::Unread)?;
+            match self.cell(cell, row.text, None, *key)? {
+                Some(value) if value.may_change_when_stored(*key) => Err(NoValue::Unread),
+                value => Ok(value),
+            }
+        };
+        wanted.iter().map(value).collect()
     }
 
     /// `[sign] value [:: type]`.

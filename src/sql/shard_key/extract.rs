@@ -58,6 +58,10 @@ pub(super) struct Rows {
     pub(super) columns: usize,
     /// Which of them are the key's.
     pub(super) key: Vec<usize>,
+    /// With RETURNING.
+    pub(super) returning: bool,
+    /// With ON CONFLICT.
+    pub(super) on_conflict: bool,
 }
 
 /// What one statement touches.
@@ -584,9 +588,18 @@ impl Walk<'_> {
                 if self.depth > 1 || self.out.rows.is_some() {
                     return refuse("inside of WITH is not supported");
                 }
-                let columns: Vec<String> = insert.columns.iter().filter_map(last_name).collect();
+                let columns: Vec<String> = insert.columns.iter().filter_map(first_name).collect();
                 if columns.is_empty() || columns.len() != insert.columns.len() {
                     return refuse("without a list of columns does not say which is the key");
+                }
+                // Of `a.b` and `a[1]` only a part is given.
+                let is_part = |name: &ObjectName| {
+                    name.0.len() > 1
+                        && first_name(name)
+                            .is_some_and(|first| tables.key.iter().any(|column| column.name == first))
+                };
+                if insert.columns.iter().any(is_part) {
+                    return refuse("gives only a part of the key");
                 }
                 let values = insert.source.as_ref().is_some_and(|source| {
                     matches!(&*source.body, SetExpr::Values(_)) && source.with.is_none()
@@ -601,7 +614,9 @@ impl Walk<'_> {
                     .collect();
                 let Some(key) = key else { return refuse("does not give the key a value") };
                 check_conflict(insert, &table, tables.key.iter().map(|column| column.name.as_str()))?;
-                self.out.rows = Some(Rows { table, group, columns: columns.len(), key });
+                let (returning, on_conflict) = (insert.returning.is_some(), insert.on.is_some());
+                let columns = columns.len();
+                self.out.rows = Some(Rows { table, group, columns, key, returning, on_conflict });
             }
             TableClass::Everywhere => self.out.everywhere_written = Some(table),
             TableClass::Catalog => return Err(Refusal::AllShards(format!("a change of \"{table}\""))),

@@ -8,10 +8,15 @@
 //! explicit shard; one that runs on a wrong shard cannot be taken back.
 
 mod constant;
+mod copy;
 mod extract;
 mod refusal;
+mod split;
+mod values;
 
+pub use copy::{CopyFrom, copy_from};
 pub use refusal::Refusal;
+pub use split::{RowPlace, Split, SplitPart};
 
 use crate::shard::{KeyValue, ShardNumber, ShardedSchema};
 
@@ -26,6 +31,7 @@ use super::statement::Effect;
 use super::tokens::{Text, View};
 use constant::{NoValue, Source};
 use extract::{Occurrence, Origin, Rows};
+use values::{repeated_rows, values_at};
 
 /// The shard that a comment asks for, whatever the statement is: by its number, or by a key where all sharded
 /// tables have one function. None when it asks for nothing.
@@ -105,12 +111,21 @@ enum Plan {
     /// Bound by keys.
     Keyed {
         occurrences: Vec<Occurrence>,
-        /// Rows to insert, behind this token.
-        rows: Option<(Rows, usize)>,
+        rows: Option<Inserted>,
     },
     /// On every shard.
     All(String),
     Refused(Refusal),
+}
+
+/// Rows that are inserted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Inserted {
+    rows: Rows,
+    /// The token that they stand behind: VALUES.
+    values: usize,
+    /// Why they cannot be divided over several shards, if so.
+    together: Option<&'static str>,
 }
 
 /// Functions that give every shard another value.
@@ -167,10 +182,8 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         .union(SessionEffects::ADVISORY_UNLOCK);
     let verdict = classify(view);
     if verdict.control.is_some() {
-        return match view.word(0) {
-            b"prepare" => Err(Refusal::Construct("PREPARE TRANSACTION")),
-            _ => Ok(Plan::Anywhere),
-        };
+        let is_two_phase = view.is(0, "prepare") || view.is(1, "prepared");
+        return if is_two_phase { Err(Refusal::Construct("two-phase commit")) } else { Ok(Plan::Anywhere) };
     }
     match view.word(0) {
         b"prepare" => return Err(Refusal::Construct("PREPARE as a statement of SQL")),
@@ -194,7 +207,9 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         return Err(Refusal::Construct("NOTIFY"));
     }
     let query = view.slice(from, to);
-    let statement = parse_numbered(query).ok_or(Refusal::NotUnderstood)?;
+    let values = if query.is(0, "insert") { values_at(query) } else { None };
+    let repeated = values.map(|values| repeated_rows(query, values)).unwrap_or_default();
+    let statement = parse_numbered(query, &repeated).ok_or(Refusal::NotUnderstood)?;
     let found = extract::extract(&statement, schema)?;
     if let Some(function) = unknown_function(&verdict, found.calls_set) {
         return Err(Refusal::Function(function));
@@ -212,7 +227,11 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         check_bound(occurrence, query, schema)?;
     }
     let rows = match found.rows {
-        Some(rows) => Some((rows, values_token(query).ok_or(Refusal::NotUnderstood)?)),
+        Some(rows) => {
+            let values = query.absolute(values.ok_or(Refusal::NotUnderstood)?);
+            let together = split::together(view, &verdict, &rows, !found.occurrences.is_empty());
+            Some(Inserted { rows, values, together })
+        }
         None => None,
     };
     if found.occurrences.is_empty() && rows.is_none() {
@@ -329,20 +348,6 @@ fn check_bound(occurrence: &Occurrence, view: View<'_>, schema: &ShardedSchema) 
     Ok(())
 }
 
-/// The VALUES of an INSERT, outside of any parentheses.
-fn values_token(view: View<'_>) -> Option<usize> {
-    let mut at = 0;
-    while at < view.len() {
-        if view.punct(at, b"(") {
-            at = view.partner(at)?;
-        } else if view.is(at, "values") {
-            return Some(view.absolute(at));
-        }
-        at += 1;
-    }
-    None
-}
-
 impl KeyPlan {
     /// The first refusal that no value can change.
     pub fn refusal(&self) -> Option<&Refusal> {
@@ -357,6 +362,17 @@ impl KeyPlan {
         self.statements.iter().find_map(|plan| match plan {
             Plan::All(what) => Some(what.as_str()),
             Plan::Refused(_) | Plan::Anywhere | Plan::Keyed { .. } => None,
+        })
+    }
+
+    /// The groups of tables that have keys in it.
+    pub fn groups(&self) -> impl Iterator<Item = usize> {
+        self.statements.iter().flat_map(|plan| {
+            let (occurrences, rows) = match plan {
+                Plan::Keyed { occurrences, rows } => (occurrences.as_slice(), rows.as_ref()),
+                Plan::Anywhere | Plan::All(_) | Plan::Refused(_) => ([].as_slice(), None),
+            };
+            occurrences.iter().map(|occurrence| occurrence.group).chain(rows.map(|inserted| inserted.rows.group))
         })
     }
 
@@ -396,6 +412,9 @@ impl KeyPlan {
         if !self.is_keyed() {
             return Ok(Destination::Any);
         }
+        if lex.backslash_trail_bytes && !sql.is_ascii() {
+            return Err(Refusal::NotUnderstood);
+        }
         let mut collected = Collected::default();
         normalize(sql, lex, &mut collected, &mut ());
         let source = Source { text: sql, tokens: &collected.tokens, lex, parameters };
@@ -417,7 +436,7 @@ impl KeyPlan {
                     add(shard, &occurrence.table)?;
                 }
             }
-            if let Some((rows, values)) = rows {
+            if let Some(Inserted { rows, values, .. }) = rows {
                 for shard in shards_of_rows(rows, *values, source, schema)? {
                     add(shard, &rows.table)?;
                 }
@@ -458,7 +477,7 @@ impl KeyPlan {
                     lines.push(format!("{}.{} = {place} as {type_name}", occurrence.table, column.name));
                 }
             }
-            if let Some((rows, _)) = rows
+            if let Some(Inserted { rows, .. }) = rows
                 && let Some(tables) = schema.sharded.get(rows.group)
             {
                 for (at, column) in rows.key.iter().zip(&tables.key) {

@@ -14,6 +14,15 @@ pub enum Refusal {
     },
     /// Keys of several shards.
     SeveralShards,
+    /// Rows of several shards in an INSERT that cannot be divided.
+    Together {
+        /// The table.
+        table: String,
+        /// What it is about the INSERT.
+        what: &'static str,
+    },
+    /// A parameter without a declared type that would have another one on some shard.
+    ParameterType(u32),
     /// A table that pooler.yaml does not mention.
     Undeclared(String),
     /// A table that several declarations may mean.
@@ -30,6 +39,13 @@ pub enum Refusal {
         /// The table.
         table: String,
         /// What it is about the INSERT.
+        what: &'static str,
+    },
+    /// A COPY whose key cannot be seen.
+    Copy {
+        /// The table.
+        table: String,
+        /// What it is about the COPY.
         what: &'static str,
     },
     /// A function that is not built in: nobody knows what it reads.
@@ -89,11 +105,13 @@ impl Refusal {
     pub fn label(&self) -> &'static str {
         match self {
             Self::NoKey { .. } => "no_key",
-            Self::SeveralShards => "several_shards",
+            Self::SeveralShards | Self::Together { .. } => "several_shards",
+            Self::ParameterType(_) => "parameter_type",
             Self::Undeclared(_) => "undeclared",
             Self::Ambiguous(_) => "ambiguous",
             Self::KeyUpdate { .. } => "key_update",
             Self::Insert { .. } => "insert",
+            Self::Copy { .. } => "copy",
             Self::Function(_) => "function",
             Self::Construct(_) => "construct",
             Self::AllShards(_) => "all_shards",
@@ -120,7 +138,8 @@ impl Refusal {
                     "Add a condition like {table}.{column} = value to WHERE, or choose a shard: /* pgweir: shard=0 */."
                 )
             }
-            Self::SeveralShards => "Use one statement for each key.".to_owned(),
+            Self::SeveralShards | Self::Together { .. } => "Use one statement for each key.".to_owned(),
+            Self::ParameterType(_) => "Declare its type when the statement is prepared.".to_owned(),
             Self::Undeclared(table) => {
                 format!(
                     "Add {table} to sharded_tables or everywhere_tables in pooler.yaml, or choose a shard: /* pgweir: shard=0 */."
@@ -131,6 +150,9 @@ impl Refusal {
             Self::Insert { .. } => {
                 "Write INSERT INTO table (columns) VALUES with the key's value as a literal or parameter."
                     .to_owned()
+            }
+            Self::Copy { .. } => {
+                "Name the columns, the key's among them: COPY table (columns) FROM STDIN.".to_owned()
             }
             Self::Mixed(_) => "Use a statement of its own for each.".to_owned(),
             Self::Differs(_) => "Give the value as a literal or parameter.".to_owned(),
@@ -171,6 +193,12 @@ impl fmt::Display for Refusal {
                 )
             }
             Self::SeveralShards => f.write_str("the statement has keys of several shards"),
+            Self::Together { table, what } => {
+                write!(f, "rows of several shards cannot be inserted into table \"{table}\" {what}")
+            }
+            Self::ParameterType(number) => {
+                write!(f, "the type of parameter ${number} is not known to be the same on all shards")
+            }
             Self::Undeclared(table) => {
                 write!(f, "table \"{table}\" is not declared in this sharded database")
             }
@@ -179,6 +207,7 @@ impl fmt::Display for Refusal {
                 write!(f, "the sharding key \"{column}\" of table \"{table}\" cannot be updated")
             }
             Self::Insert { table, what } => write!(f, "INSERT into sharded table \"{table}\" {what}"),
+            Self::Copy { table, what } => write!(f, "COPY into sharded table \"{table}\" {what}"),
             Self::Function(name) => {
                 write!(f, "function {name} is not built in: which tables it uses is not known")
             }
@@ -186,10 +215,16 @@ impl fmt::Display for Refusal {
             Self::AllShards(what) => write!(f, "{what} would have to run on all shards"),
             Self::Mixed(what) => write!(f, "one statement for all shards ({what}) and for one of them"),
             Self::Differs(what) => {
-                write!(f, "{what} in a change of a table that is the same on all shards would differ between them")
+                write!(
+                    f,
+                    "{what} in a change of a table that is the same on all shards would differ between them"
+                )
             }
             Self::OtherShard { transaction, statement: Some(statement) } => {
-                write!(f, "the transaction belongs to shard {transaction}, and the statement to shard {statement}")
+                write!(
+                    f,
+                    "the transaction belongs to shard {transaction}, and the statement to shard {statement}"
+                )
             }
             Self::OtherShard { transaction, statement: None } => {
                 write!(f, "the session is kept on shard {transaction}, and the statement is for all shards")
