@@ -372,7 +372,10 @@ impl KeyPlan {
                 Plan::Keyed { occurrences, rows } => (occurrences.as_slice(), rows.as_ref()),
                 Plan::Anywhere | Plan::All(_) | Plan::Refused(_) => ([].as_slice(), None),
             };
-            occurrences.iter().map(|occurrence| occurrence.group).chain(rows.map(|inserted| inserted.rows.group))
+            occurrences
+                .iter()
+                .map(|occurrence| occurrence.group)
+                .chain(rows.map(|inserted| inserted.rows.group))
         })
     }
 
