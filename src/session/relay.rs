@@ -101,7 +101,7 @@ impl ClientSession {
         if is_free && plan.is_local && room {
             return self.run_locally(batch, plan);
         }
-        if is_free && self.sets_nothing_new(&plan) {
+        if is_free && self.sets_nothing_new(&plan, batch) {
             self.confirm_setting(batch);
             return Ok(());
         }
