@@ -138,6 +138,9 @@ fn parameters_are_read_as_the_server_reads_them() {
     let schema = schema();
     let of = |n: &str| n.to_owned();
     let event = "SELECT * FROM event WHERE tenant_id = $1";
+    let row = "DELETE FROM event WHERE (tenant_id, id) IN (($1, $2))";
+    let rows = "SELECT * FROM event WHERE (tenant_id, id) IN (($1, $2), (5, 7))";
+    let unnest = "INSERT INTO event (tenant_id, name) SELECT * FROM UNNEST(($1)::bigint[], ($2)::varchar[]) RETURNING id";
     let array =
         [1u32.to_be_bytes(), 0u32.to_be_bytes(), 20u32.to_be_bytes(), 1u32.to_be_bytes(), 1u32.to_be_bytes()]
             .concat()
@@ -151,6 +154,15 @@ fn parameters_are_read_as_the_server_reads_them() {
         (event, &[23], vec![binary(&5i32.to_be_bytes())], "=5"),
         (event, &[21], vec![binary(&5i16.to_be_bytes())], "=5"),
         (event, &[], vec![None], "any"),
+        (row, &[], vec![text("5"), text("6")], "=5"),
+        (row, &[20, 20], vec![binary(&5i64.to_be_bytes()), binary(&6i64.to_be_bytes())], "=5"),
+        (rows, &[21, 20], vec![binary(&5i16.to_be_bytes()), text("6")], "=5"),
+        (unnest, &[], vec![text("{5,5}"), text("{a,b}")], "=5"),
+        (unnest, &[1016, 1009], vec![Some((true, array.clone())), text("{a}")], "=5"),
+        (unnest, &[1016, 1009], vec![Some((true, array.clone())), text("{a,b}")], "value"),
+        (unnest, &[1016, 1009], vec![Some((true, array.clone())), None], "value"),
+        (unnest, &[1231, 1009], vec![text("{5}"), text("{a}")], "value"),
+        (unnest, &[], vec![text("{5}")], "parameter"),
         (event, &[], vec![], "parameter"),
         // Four bytes that are no bigint; a float; a numeric.
         (event, &[], vec![binary(&5i32.to_be_bytes())], "value"),

@@ -129,8 +129,7 @@ fn chosen_types(types: &[u8], parameters: &[u32]) -> Option<Vec<u8>> {
 /// Formats and values of these parameters, and the formats of the results, as in Bind.
 fn chosen_values(rest: &[u8], parameters: &[u32]) -> Option<Vec<u8>> {
     let mut reader = Reader::new(rest);
-    let formats: Vec<i16> =
-        (0..reader.i16().ok()?).map(|_| reader.i16()).collect::<Result<_, _>>().ok()?;
+    let formats: Vec<i16> = (0..reader.i16().ok()?).map(|_| reader.i16()).collect::<Result<_, _>>().ok()?;
     let mut values = Vec::new();
     for _ in 0..reader.i16().ok()? {
         let len = reader.i32().ok()?;

@@ -18,6 +18,7 @@ pub mod inprocess;
 pub mod messages;
 mod pooler;
 pub mod talk;
+pub mod tenants;
 pub mod wire;
 
 use std::sync::OnceLock;

@@ -10,7 +10,7 @@ use super::super::scan::{Kind, LexOptions, Scanner, Token};
 use super::{ParameterValue, Parameters};
 
 /// Longest list that is read, in values.
-const VALUES_MAX: usize = 100_000;
+pub(super) const VALUES_MAX: usize = 100_000;
 
 /// A text and its normalized tokens.
 #[derive(Clone, Copy)]
@@ -163,7 +163,7 @@ impl<'a> Source<'a> {
     }
 
     /// `[sign] value [:: type]`.
-    fn cell(&self, cell: &[Token], text: &[u8], cast: Option<KeyType>, key: KeyType) -> Read {
+    pub(super) fn cell(&self, cell: &[Token], text: &[u8], cast: Option<KeyType>, key: KeyType) -> Read {
         let raw = |token: &Token| text.get(token.start..token.end).unwrap_or_default();
         let (negative, cell) = match cell {
             [sign, rest @ ..] if sign.kind == Kind::Operator && raw(sign) == b"-" => (true, rest),
@@ -380,7 +380,7 @@ pub(super) fn cast_type(name: &str) -> Option<KeyType> {
 }
 
 /// The values of a list up to its closing bracket, the opening one passed.
-fn cells(scanner: &mut Scanner<'_>, text: &[u8]) -> Option<(Vec<Vec<Token>>, usize)> {
+pub(super) fn cells(scanner: &mut Scanner<'_>, text: &[u8]) -> Option<(Vec<Vec<Token>>, usize)> {
     let mut cells = vec![Vec::new()];
     let mut depth = 0usize;
     loop {

@@ -13,10 +13,10 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Assignment, AssignmentTarget, BinaryOperator, Delete, Expr, FromTable, Ident, Insert, JoinConstraint,
-    JoinOperator, ObjectName, OnConflictAction, OnInsert, Query, Select, SelectItem, SetExpr, Statement,
-    TableFactor, TableObject, TableWithJoins, UnaryOperator, Update, UpdateTableFromKind, Value, Visit,
-    Visitor,
+    Assignment, AssignmentTarget, BinaryOperator, Delete, Expr, FromTable, GroupByExpr, Ident, Insert,
+    JoinConstraint, JoinOperator, ObjectName, OnConflictAction, OnInsert, Query, Select, SelectItem, SetExpr,
+    Statement, TableFactor, TableObject, TableWithJoins, UnaryOperator, Update, UpdateTableFromKind, Value,
+    Visit, Visitor,
 };
 
 use crate::shard::{KeyType, ShardedSchema, TableClass};
@@ -24,6 +24,7 @@ use crate::shard::{KeyType, ShardedSchema, TableClass};
 use super::super::tables::{cut, folded};
 use super::constant::cast_type;
 use super::refusal::Refusal;
+use super::row::Column;
 
 /// What a column of a key is equal to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub(super) enum Origin {
     List { open: usize, cast: Option<KeyType> },
     /// One of an array's elements.
     Array { token: usize, cast: Option<KeyType> },
+    /// What stands in its place in a row, or in one of several.
+    Row(Column),
+    /// What is stored: the elements of one of the arrays that are unnested.
+    Unnested { arrays: Vec<usize>, column: usize, cast: Option<KeyType> },
 }
 
 /// A sharded table where it stands in a statement.
@@ -84,6 +89,7 @@ pub(super) fn extract(statement: &Statement, schema: &ShardedSchema) -> Result<E
         out: Extracted::default(),
         edges: Vec::new(),
         scopes: Vec::new(),
+        outputs: Vec::new(),
         ctes: Vec::new(),
         factors: 0,
         queries: 0,
@@ -119,6 +125,8 @@ struct Walk<'a> {
     /// Where the first is bound, so is the second.
     edges: Vec<(Place, Place)>,
     scopes: Vec<Scope>,
+    /// What is compared with the columns of a subquery that is still to be walked.
+    outputs: Vec<(*const Query, Vec<Option<Place>>)>,
     ctes: Vec<Vec<String>>,
     factors: usize,
     queries: usize,
@@ -174,7 +182,12 @@ impl Walk<'_> {
                 }
             }
         }
-        self.body(&query.body)?;
+        let compared = self.outputs.iter().position(|(subquery, _)| std::ptr::eq(*subquery, query));
+        let places = compared.map(|at| self.outputs.swap_remove(at).1).unwrap_or_default();
+        match &*query.body {
+            SetExpr::Select(select) => self.select(select, &places)?,
+            body => self.body(body)?,
+        }
         if let Some(order) = &query.order_by {
             self.subqueries(order)?;
         }
@@ -191,7 +204,7 @@ impl Walk<'_> {
 
     fn body(&mut self, body: &SetExpr) -> Walked {
         match body {
-            SetExpr::Select(select) => self.select(select),
+            SetExpr::Select(select) => self.select(select, &[]),
             SetExpr::Query(query) => self.query(query),
             SetExpr::SetOperation { left, right, .. } => {
                 self.depth += 1;
@@ -212,7 +225,8 @@ impl Walk<'_> {
         }
     }
 
-    fn select(&mut self, select: &Select) -> Walked {
+    /// `compared` is what the query around it compares with its columns.
+    fn select(&mut self, select: &Select, compared: &[Option<Place>]) -> Walked {
         if select.into.is_some() {
             return Err(Refusal::Construct("SELECT INTO"));
         }
@@ -236,6 +250,7 @@ impl Walk<'_> {
         self.subqueries(&select.having)?;
         self.subqueries(&select.named_window)?;
         self.subqueries(&select.sort_by)?;
+        self.lead_outwards(&select.projection, compared);
         self.scopes.pop();
         Ok(())
     }
@@ -432,22 +447,23 @@ impl Walk<'_> {
     fn conjunct(&mut self, conjunct: &Expr) {
         match conjunct {
             Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+                if let Expr::Tuple(columns) = &**left {
+                    self.row(columns, right);
+                    return;
+                }
                 match (self.place(left), self.place(right)) {
-                    (Some(a), Some(b)) => {
-                        // Within one FROM both ways; from a query into its subquery only inwards.
-                        if self.is_of_inner_scope(b.0) {
-                            self.edges.push((a, b));
-                        }
-                        if self.is_of_inner_scope(a.0) {
-                            self.edges.push((b, a));
-                        }
-                    }
+                    (Some(a), Some(b)) => self.equal(a, b),
                     (Some(place), None) => self.bind(place, constant(right)),
                     (None, Some(place)) => self.bind(place, constant(left)),
                     (None, None) => {}
                 }
             }
             Expr::InList { expr, list, negated: false } => {
+                if let Expr::Tuple(columns) = &**expr {
+                    let open = list.first().and_then(row_bracket).and_then(|row| row.checked_sub(1));
+                    self.bind_row(columns, open, true, |_| true);
+                    return;
+                }
                 if let (Some(place), Some(first)) = (self.place(expr), list.first()) {
                     let origin = match constant(first) {
                         Some(Origin::Constant { token, .. }) => {
@@ -463,7 +479,81 @@ impl Walk<'_> {
                     self.bind(place, array(right));
                 }
             }
+            Expr::InSubquery { expr, subquery, negated: false } => {
+                let columns = match &**expr {
+                    Expr::Tuple(columns) => columns.as_slice(),
+                    column => std::slice::from_ref(column),
+                };
+                let places = columns.iter().map(|column| self.place(column));
+                let places: Vec<_> = places.map(|p| p.filter(|p| self.is_of_inner_scope(p.0))).collect();
+                if places.iter().any(Option::is_some) {
+                    self.outputs.push((std::ptr::from_ref(&**subquery), places));
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// Two columns that every row has alike.
+    fn equal(&mut self, a: Place, b: Place) {
+        // Within one FROM both ways; from a query into its subquery only inwards.
+        if self.is_of_inner_scope(b.0) {
+            self.edges.push((a, b));
+        }
+        if self.is_of_inner_scope(a.0) {
+            self.edges.push((b, a));
+        }
+    }
+
+    /// `(a, b) = (…)`: column by column, or with values.
+    fn row(&mut self, columns: &[Expr], right: &Expr) {
+        // Values at the beginning of a row may have become one, but on both sides alike if as many are left.
+        let pairs = match right {
+            Expr::Tuple(others) if others.len() == columns.len() => others.as_slice(),
+            _ => &[],
+        };
+        let places: Vec<_> = pairs.iter().map(|other| self.place(other)).collect();
+        for (column, other) in columns.iter().zip(&places) {
+            if let (Some(a), Some(b)) = (self.place(column), *other) {
+                self.equal(a, b);
+            }
+        }
+        let is_value = |at: usize| places.get(at).is_none_or(Option::is_none);
+        self.bind_row(columns, row_bracket(right), false, is_value);
+    }
+
+    /// Binds the columns of a row to what the rows at a bracket have in their places.
+    fn bind_row(
+        &mut self,
+        row: &[Expr],
+        open: Option<usize>,
+        several: bool,
+        is_value: impl Fn(usize) -> bool,
+    ) {
+        let Some(open) = open else { return };
+        for (column, expr) in row.iter().enumerate() {
+            if let Some(place) = self.place(expr).filter(|_| is_value(column)) {
+                let origin = Origin::Row(Column { open, several, columns: row.len(), column });
+                self.bind(place, Some(origin));
+            }
+        }
+    }
+
+    /// What a query around this one compares with its columns: the rows that can be equal have the keys of this
+    /// one's.
+    fn lead_outwards(&mut self, projection: &[SelectItem], places: &[Option<Place>]) {
+        if projection.len() != places.len() {
+            return;
+        }
+        for (item, outer) in projection.iter().zip(places) {
+            let inner = match item {
+                SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => self.place(expr),
+                // Any number of columns, and those behind it in other places.
+                _ => return,
+            };
+            if let (Some(inner), Some(outer)) = (inner, outer) {
+                self.edges.push((inner, *outer));
+            }
         }
     }
 
@@ -476,7 +566,7 @@ impl Walk<'_> {
         if let (Some(slot), Some(origin)) = (key, origin) {
             let better = matches!(
                 (&*slot, &origin),
-                (Some(Origin::List { .. } | Origin::Array { .. }), Origin::Constant { .. })
+                (Some(Origin::List { .. } | Origin::Array { .. } | Origin::Row(_)), Origin::Constant { .. })
             );
             if slot.is_none() || better {
                 *slot = Some(origin);
@@ -601,12 +691,6 @@ impl Walk<'_> {
                 if insert.columns.iter().any(is_part) {
                     return refuse("gives only a part of the key");
                 }
-                let values = insert.source.as_ref().is_some_and(|source| {
-                    matches!(&*source.body, SetExpr::Values(_)) && source.with.is_none()
-                });
-                if !values {
-                    return refuse("without VALUES is not supported");
-                }
                 let key: Option<Vec<usize>> = tables
                     .key
                     .iter()
@@ -614,9 +698,22 @@ impl Walk<'_> {
                     .collect();
                 let Some(key) = key else { return refuse("does not give the key a value") };
                 check_conflict(insert, &table, tables.key.iter().map(|column| column.name.as_str()))?;
-                let (returning, on_conflict) = (insert.returning.is_some(), insert.on.is_some());
-                let columns = columns.len();
-                self.out.rows = Some(Rows { table, group, columns, key, returning, on_conflict });
+                let body = insert.source.as_ref().filter(|source| source.with.is_none()).map(|s| &*s.body);
+                match (body, key.as_slice()) {
+                    (Some(SetExpr::Values(_)), _) => {
+                        let (returning, on_conflict) = (insert.returning.is_some(), insert.on.is_some());
+                        let columns = columns.len();
+                        self.out.rows = Some(Rows { table, group, columns, key, returning, on_conflict });
+                    }
+                    (Some(SetExpr::Select(select)), &[column]) => {
+                        let Some((arrays, cast)) = unnested(select, columns.len(), column) else {
+                            return refuse("without VALUES is not supported");
+                        };
+                        let key = vec![Some(Origin::Unnested { arrays, column, cast })];
+                        self.out.occurrences.push(Occurrence { table, group, key });
+                    }
+                    _ => return refuse("without VALUES is not supported"),
+                }
             }
             TableClass::Everywhere => self.out.everywhere_written = Some(table),
             TableClass::Catalog => return Err(Refusal::AllShards(format!("a change of \"{table}\""))),
@@ -705,6 +802,58 @@ impl Walk<'_> {
             Some(items) => self.subqueries(items),
             None => Ok(()),
         }
+    }
+}
+
+/// `SELECT * FROM UNNEST(array, …)` and nothing else, as many arrays as columns: their tokens, and the type that
+/// the one of this column has.
+fn unnested(select: &Select, columns: usize, column: usize) -> Option<(Vec<usize>, Option<KeyType>)> {
+    let ([SelectItem::Wildcard(_)], [from]) = (select.projection.as_slice(), select.from.as_slice()) else {
+        return None;
+    };
+    let TableFactor::UNNEST { array_exprs, alias: None, with_offset: false, with_ordinality: false, .. } =
+        &from.relation
+    else {
+        return None;
+    };
+    let plain = from.joins.is_empty()
+        && select.distinct.is_none()
+        && select.top.is_none()
+        && select.selection.is_none()
+        && select.having.is_none()
+        && matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty());
+    if !plain || array_exprs.len() != columns {
+        return None;
+    }
+    let arrays: Option<Vec<usize>> = array_exprs.iter().map(array_token).collect();
+    match array(array_exprs.get(column)?)? {
+        Origin::Array { cast, .. } => Some((arrays?, cast)),
+        _ => None,
+    }
+}
+
+/// The literal or parameter that is an array, whatever it is cast to.
+fn array_token(expr: &Expr) -> Option<usize> {
+    match expr {
+        Expr::Nested(inner) | Expr::Cast { expr: inner, format: None, .. } => array_token(inner),
+        other => match constant(other)? {
+            Origin::Constant { token, negative: false, cast: None } => Some(token),
+            _ => None,
+        },
+    }
+}
+
+/// The opening bracket of a row whose first value is a constant.
+fn row_bracket(row: &Expr) -> Option<usize> {
+    let first = match row {
+        Expr::Tuple(values) => values.first()?,
+        // Of a row of values one is left.
+        Expr::Nested(value) => value,
+        _ => return None,
+    };
+    match constant(first)? {
+        Origin::Constant { token, .. } => token.checked_sub(1),
+        _ => None,
     }
 }
 
@@ -803,6 +952,13 @@ fn array(expr: &Expr) -> Option<Origin> {
             match array(expr)? {
                 Origin::List { open, cast: None } => Some(Origin::List { open, cast: element }),
                 Origin::Array { token, cast: None } => Some(Origin::Array { token, cast: element }),
+                // Drivers name the type that they have chosen, the application that of the column.
+                Origin::Array { token, cast: Some(of) }
+                    if Some(of) == element
+                        || (of.is_integer() && element.is_some_and(KeyType::is_integer)) =>
+                {
+                    Some(Origin::Array { token, cast: element })
+                }
                 _ => None,
             }
         }

@@ -12,11 +12,16 @@ use super::super::tokens::View;
 
 /// VALUES, outside of any parentheses.
 pub(super) fn values_at(view: View<'_>) -> Option<usize> {
+    outside_brackets(view, |at| view.is(at, "values"))
+}
+
+/// The first such token outside of any parentheses; none if they do not match before it.
+pub(super) fn outside_brackets(view: View<'_>, wanted: impl Fn(usize) -> bool) -> Option<usize> {
     let mut at = 0;
     while at < view.len() {
         if view.punct(at, b"(") {
             at = view.partner(at)?;
-        } else if view.is(at, "values") {
+        } else if wanted(at) {
             return Some(at);
         }
         at += 1;

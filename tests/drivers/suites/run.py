@@ -19,7 +19,7 @@ import outcomes
 import servers
 from servers import ROOT, Failed
 
-NAMES = ("django", "psycopg2", "asyncpg", "sqlalchemy", "node", "rust", "pgbench", "dump")
+NAMES = ("django", "django-sharded", "psycopg2", "asyncpg", "sqlalchemy", "node", "rust", "pgbench", "dump")
 LOGS = ROOT / ".cache" / "suites" / "logs"
 
 
@@ -30,6 +30,11 @@ def say(text):
 def one(cluster, variant, options):
     """Both runs of one variant, and their differences."""
     LOGS.mkdir(parents=True, exist_ok=True)
+    if getattr(variant, "has_own_servers", False):
+        directly, through = variant.compared(options, LOGS)
+        say(f"  {variant} directly: {summary(directly)}")
+        say(f"  {variant} through pgweir: {summary(through)}")
+        return directly, through
     # A run against the servers themselves is the same however pgweir is set up: it may be kept.
     kept = LOGS / f"{variant}.{options.selection.replace('/', '_')}.direct.json"
     if options.keep_direct and kept.exists():
@@ -112,7 +117,7 @@ def main():
     chosen = [
         variant
         for name in options.names or NAMES
-        for variant in importlib.import_module(f"{name}_suite").variants(options.selection)
+        for variant in importlib.import_module(f"{name.replace('-', '_')}_suite").variants(options.selection)
         if not options.variant or any(fnmatch.fnmatchcase(str(variant), pattern) for pattern in options.variant)
     ]
     if not chosen:
@@ -120,7 +125,8 @@ def main():
     if options.list:
         say("\n".join(map(str, chosen)))
         return
-    with servers.cluster() if chosen else contextlib.nullcontext() as cluster:
+    shared = [variant for variant in chosen if not getattr(variant, "has_own_servers", False)]
+    with servers.cluster() if shared else contextlib.nullcontext() as cluster:
         for variant in chosen:
             try:
                 directly, through = one(cluster, variant, options)

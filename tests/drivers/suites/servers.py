@@ -30,6 +30,9 @@ class Cluster:
         self.nodes = description["nodes"]
         self.password = description["superuser_password"]
 
+    def addresses(self):
+        return [f"{node['host']}:{node['port']}" for node in self.nodes]
+
     def psql(self, sql, database="postgres", node=0):
         command = [self.programs / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "postgres"]
         command += ["-p", str(self.nodes[node]["port"]), "-d", database, "-c", sql]
@@ -70,13 +73,24 @@ def cluster():
     if given := os.environ.get("PGWEIR_TEST_CLUSTER"):
         yield Cluster(json.loads(given))
         return
+    with clusters(1, replicas=2) as (own,):
+        yield own
+
+
+@contextlib.contextmanager
+def clusters(count, replicas):
+    """Clusters of our own, each a primary with streaming replicas; they end with us."""
     pipe = subprocess.PIPE
-    with subprocess.Popen([PGWEIR, "demo", "--servers-only"], stdin=pipe, stdout=pipe, text=True) as servers:
-        line = servers.stdout.readline()
-        if not line:
+    command = [PGWEIR, "demo", "--servers-only", "--replicas", str(replicas)]
+    with contextlib.ExitStack() as stack:
+        # All of them start at once.
+        started = [stack.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)) for _ in range(count)]
+        lines = [servers.stdout.readline() for servers in started]
+        if not all(lines):
             raise Failed("the servers did not start")
-        yield Cluster(json.loads(line))
-        servers.stdin.close()
+        yield [Cluster(json.loads(line)) for line in lines]
+        for servers in started:
+            servers.stdin.close()
 
 
 class Target:
@@ -119,12 +133,8 @@ def free_port():
 @contextlib.contextmanager
 def pgweir(servers, rotate=False, replicas=True, log=None, pool_size=POOL_SIZE, extra=""):
     """pgweir in transaction mode in front of the servers."""
-    port = free_port()
-    addresses = [f"{node['host']}:{node['port']}" for node in servers.nodes]
-    rotation = ", debug_rotate: true, debug_check: true" if rotate else ""
+    addresses = servers.addresses()
     yaml = f"""
-listen: ["127.0.0.1:{port}"]
-pool: {{mode: transaction, size: {pool_size}{rotation}}}
 databases:
   "*":
     primary: "{addresses[0]}"
@@ -134,6 +144,19 @@ users:
   app: {{password: app}}
 admin: {{stats_users: [postgres]}}
 {extra}"""
+    with running(yaml, rotate, log, pool_size) as port:
+        yield Target("pgweir", port, servers)
+
+
+@contextlib.contextmanager
+def running(yaml, rotate=False, log=None, pool_size=POOL_SIZE):
+    """pgweir in transaction mode with these sections in its pooler.yaml; gives its port."""
+    port = free_port()
+    rotation = ", debug_rotate: true, debug_check: true" if rotate else ""
+    yaml = f"""
+listen: ["127.0.0.1:{port}"]
+pool: {{mode: transaction, size: {pool_size}{rotation}}}
+{yaml}"""
     with tempfile.TemporaryDirectory() as directory:
         config = pathlib.Path(directory, "pooler.yaml")
         log = pathlib.Path(log or pathlib.Path(directory, "pgweir.log"))
@@ -142,7 +165,7 @@ admin: {{stats_users: [postgres]}}
             process = subprocess.Popen([PGWEIR, "run", "--config", config], stdout=out, stderr=out)
         try:
             wait_for(port, process, log)
-            yield Target("pgweir", port, servers)
+            yield port
             if process.poll() is not None:
                 raise Failed(f"pgweir ended with {process.returncode}: {tail(log)}")
             if rotate and (dirty := dirty_connections(log)):
