@@ -243,6 +243,11 @@ fn what_no_shard_can_answer_is_refused_and_nothing_else_happens() {
         assert_eq!(status(&answer), b'I');
     }
     assert_eq!(sharded.direct("SELECT count(*) FROM event"), ["0", "0"]);
+    let (_, metrics) = sharded.pgweir.get("/metrics");
+    assert!(
+        metrics.contains("pgweir_shard_refusals_total{database=\"events\",reason=\"no_key\"} 2"),
+        "{metrics}"
+    );
     // In an open transaction it fails, as with any error.
     fine(&mut client, "BEGIN");
     let answer = run(&mut client, "SELECT * FROM event");
