@@ -10,7 +10,8 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::Sharding;
 use crate::shard::{ShardNumber, ShardedSchema};
 use crate::sql::{
-    Destination, Fingerprint, KeyPlan, LexOptions, Parameters, Refusal, Statement, explicit_shard, key_plan,
+    ByParameters, Destination, Fingerprint, KeyPlan, LexOptions, Parameters, Refusal, Statement,
+    explicit_shard, key_plan,
 };
 
 use super::topology::DatabaseEntry;
@@ -18,14 +19,16 @@ use super::topology::DatabaseEntry;
 /// Bytes that plans take, at most and near enough.
 const PLANS_BYTES_MAX: usize = 8 << 20;
 /// What an entry takes besides its plan.
-const ENTRY_BYTES: usize = size_of::<(Fingerprint, Arc<KeyPlan>)>() + 2 * size_of::<usize>();
+const ENTRY_BYTES: usize = size_of::<(Fingerprint, Weighed<KeyPlan>)>() + 2 * size_of::<usize>();
 
 /// A sharded database. Each shard has nodes, roles, horizons and a catalog of its own.
 #[derive(Debug)]
 pub struct ShardSet {
     entries: Vec<Arc<DatabaseEntry>>,
     sharding: Arc<Sharding>,
-    plans: Arc<KeyPlans>,
+    plans: Arc<KeyPlans<KeyPlan>>,
+    /// By exact text.
+    by_parameters: Arc<KeyPlans<Option<ByParameters>>>,
     refusals: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
@@ -38,8 +41,9 @@ impl ShardSet {
     ) -> Self {
         let same = before.filter(|before| before.sharding.schema == sharding.schema);
         let plans = same.map_or_else(Arc::default, |before| Arc::clone(&before.plans));
+        let by_parameters = same.map_or_else(Arc::default, |before| Arc::clone(&before.by_parameters));
         let refusals = before.map_or_else(Arc::default, |before| Arc::clone(&before.refusals));
-        Self { entries, sharding, plans, refusals }
+        Self { entries, sharding, plans, by_parameters, refusals }
     }
 
     /// The shards, in order.
@@ -99,44 +103,69 @@ impl ShardSet {
         let key = statement.fingerprint;
         self.plans.find(key).unwrap_or_else(|| {
             let plan = Arc::new(key_plan(sql, lex, self.schema()));
-            self.plans.insert(key, &plan);
+            self.plans.insert(key, &plan, plan.weight());
             plan
+        })
+    }
+
+    /// What is to be read of a Bind of `sql`, if that is all; `exact` is the text's own fingerprint.
+    pub fn by_parameters(
+        &self,
+        exact: Fingerprint,
+        statement: &Statement,
+        sql: &[u8],
+        lex: LexOptions,
+    ) -> Arc<Option<ByParameters>> {
+        self.by_parameters.find(exact).unwrap_or_else(|| {
+            let found = Arc::new(self.plan(statement, sql, lex).by_parameters(sql, lex));
+            let weight = found.as_ref().as_ref().map_or(0, ByParameters::weight);
+            self.by_parameters.insert(exact, &found, weight);
+            found
         })
     }
 }
 
 /// Plans by fingerprint, in two generations: what was not asked for while the younger one filled up is forgotten.
-#[derive(Debug, Default)]
-struct KeyPlans(RwLock<Generations>);
+#[derive(Debug)]
+struct KeyPlans<P>(RwLock<Generations<P>>);
 
-#[derive(Debug, Default)]
-struct Generations {
-    young: HashMap<Fingerprint, Arc<KeyPlan>>,
-    old: HashMap<Fingerprint, Arc<KeyPlan>>,
+#[derive(Debug)]
+struct Generations<P> {
+    young: HashMap<Fingerprint, Weighed<P>>,
+    old: HashMap<Fingerprint, Weighed<P>>,
     young_bytes: usize,
 }
 
-impl KeyPlans {
-    fn find(&self, key: Fingerprint) -> Option<Arc<KeyPlan>> {
+/// A plan, and the bytes that it takes.
+type Weighed<P> = (Arc<P>, usize);
+
+impl<P> Default for KeyPlans<P> {
+    fn default() -> Self {
+        Self(RwLock::new(Generations { young: HashMap::new(), old: HashMap::new(), young_bytes: 0 }))
+    }
+}
+
+impl<P> KeyPlans<P> {
+    fn find(&self, key: Fingerprint) -> Option<Arc<P>> {
         let generations = self.0.read();
-        if let Some(plan) = generations.young.get(&key) {
+        if let Some((plan, _)) = generations.young.get(&key) {
             return Some(Arc::clone(plan));
         }
-        let plan = generations.old.get(&key).map(Arc::clone)?;
+        let (plan, weight) = generations.old.get(&key).cloned()?;
         drop(generations);
-        self.insert(key, &plan);
+        self.insert(key, &plan, weight);
         Some(plan)
     }
 
-    fn insert(&self, key: Fingerprint, plan: &Arc<KeyPlan>) {
-        let weight = plan.weight() + ENTRY_BYTES;
+    fn insert(&self, key: Fingerprint, plan: &Arc<P>, weight: usize) {
+        let whole = weight + ENTRY_BYTES;
         let mut generations = self.0.write();
-        if generations.young_bytes + weight > PLANS_BYTES_MAX / 2 {
+        if generations.young_bytes + whole > PLANS_BYTES_MAX / 2 {
             generations.old = std::mem::take(&mut generations.young);
             generations.young_bytes = 0;
         }
-        if generations.young.insert(key, Arc::clone(plan)).is_none() {
-            generations.young_bytes += weight;
+        if generations.young.insert(key, (Arc::clone(plan), weight)).is_none() {
+            generations.young_bytes += whole;
         }
     }
 }
@@ -156,10 +185,10 @@ mod tests {
             (fingerprint, Arc::new(plan))
         };
         let (used, plan) = of("SELECT 1");
-        plans.insert(used, &plan);
+        plans.insert(used, &plan, plan.weight());
         for n in 0..100_000 {
             let (other, plan) = of(&format!("SELECT 1 AS c{n}"));
-            plans.insert(other, &plan);
+            plans.insert(other, &plan, plan.weight());
             if n % 100 == 0 {
                 assert!(plans.find(used).is_some(), "{n}");
             }

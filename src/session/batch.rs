@@ -301,11 +301,13 @@ pub(super) struct Given<'a> {
     pub(super) facts: Option<Facts<'a>>,
     /// Bytes a message may have.
     pub(super) limit: usize,
+    /// What its Query is, where that was looked up already.
+    pub(super) analyzed: Option<&'a Arc<Statement>>,
 }
 
 /// Finds out what the batch in `bytes` does.
 pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError> {
-    let Given { context, lex, statements, reading, epoch, facts, limit } = given;
+    let Given { context, lex, statements, reading, epoch, facts, limit, analyzed } = given;
     let mut plan = Plan::default();
     let mut told: SmallVec<[Told<'_>; 1]> = SmallVec::new();
     // Statements defined in this batch, which later messages of it may use.
@@ -323,7 +325,8 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
                     plan.add_malformed();
                     continue;
                 };
-                let statement = context.statements.analyze(text, lex);
+                let known = analyzed.map(Arc::clone);
+                let statement = known.unwrap_or_else(|| context.statements.analyze(text, lex));
                 plan.add(&statement, text, lex, statements, facts);
                 plan.control = statement.control;
                 plan.is_lone_setting = statement.statement_count == 1

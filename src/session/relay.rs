@@ -235,6 +235,7 @@ impl ClientSession {
             epoch: self.catalog_epoch,
             facts,
             limit: self.topology.config.limits.message_bytes,
+            analyzed: self.sharded.as_deref().and_then(|sharded| sharded.analyzed.as_ref()),
         }
     }
 

@@ -54,6 +54,8 @@ pub(super) struct Sharded {
     pub(super) spread: Option<Box<Spread>>,
     /// The present batch.
     pub(super) facts: BatchFacts,
+    /// What its Query is.
+    pub(super) analyzed: Option<Arc<Statement>>,
     /// The shard that its settings choose, and the settings that say so.
     wish: (Settings, Result<Option<ShardNumber>, Refusal>),
 }
@@ -165,6 +167,7 @@ impl Sharded {
             transaction: Transaction::default(),
             spread: None,
             facts: BatchFacts::default(),
+            analyzed: None,
             wish: (Settings::none(), Ok(None)),
         }
     }
@@ -510,6 +513,7 @@ impl ClientSession {
     fn placement(&mut self, batch: Batch) -> Result<Placement, SessionError> {
         if let Some(sharded) = self.sharded.as_deref_mut() {
             sharded.facts = BatchFacts::default();
+            sharded.analyzed = None;
         }
         // The inbox is lent and given back.
         let inbox = std::mem::take(&mut self.wire.inbox);
@@ -530,6 +534,9 @@ impl ClientSession {
                     // What makes no sense, the server says.
                     let Ok(text) = frontend::query_text(body) else { continue };
                     let statement = self.context.statements.analyze(text, self.lex);
+                    if let Some(sharded) = self.sharded.as_deref_mut() {
+                        sharded.analyzed = Some(Arc::clone(&statement));
+                    }
                     self.place_one(
                         bytes,
                         &Run { statement, text, types: b"\0\0", rest: b"\0\0\0\0", is_query: true },
@@ -625,12 +632,22 @@ impl ClientSession {
         {
             return Ok(Placement::One(*shard));
         }
-        let plan = set.plan(statement, run.text, self.lex);
         let is_utf8 = |name| self.told.value(name).is_none_or(|value| value == "UTF8");
         let is_utf8 = is_utf8("client_encoding") && is_utf8("server_encoding");
         let bound = Bound { types: run.types, rest: run.rest, is_utf8 };
         let chosen = self.chosen();
-        match plan.destination(run.text, self.lex, set.schema(), &bound) {
+        let plan = || set.plan(statement, run.text, self.lex);
+        let by_parameters = if run.is_query {
+            None
+        } else {
+            let exact = self.context.statements.exact(run.text, self.lex);
+            Some(set.by_parameters(exact, statement, run.text, self.lex))
+        };
+        let destination = match by_parameters.as_deref() {
+            Some(Some(by_parameters)) => by_parameters.destination(set.schema(), &bound),
+            _ => plan().destination(run.text, self.lex, set.schema(), &bound),
+        };
+        match destination {
             Ok(Destination::Any) => {
                 self.repeats(batch, run);
                 let is_spread = self.spread().is_some();
@@ -661,7 +678,7 @@ impl ClientSession {
             },
             Ok(Destination::All { .. }) => Ok(chosen?.map_or(Placement::All, Placement::One)),
             Err(Refusal::SeveralShards) if chosen == Ok(None) => {
-                let split = plan.split(run.text, self.lex, set.schema(), &bound)?;
+                let split = plan().split(run.text, self.lex, set.schema(), &bound)?;
                 split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)
             }
             Err(Refusal::Construct(_)) if run.is_query && chosen == Ok(None) && is_copy(run.text) => {

@@ -123,6 +123,11 @@ impl StatementCache {
         self.seeds.fingerprint(sql, options).0
     }
 
+    /// The fingerprint of a very text, for what depends on more than its structure.
+    pub fn exact(&self, sql: &[u8], options: LexOptions) -> Fingerprint {
+        self.seeds.exact(sql, options)
+    }
+
     /// Its numbers now.
     pub fn stats(&self) -> CacheStats {
         let mut stats = CacheStats::default();

@@ -223,13 +223,19 @@ impl<'a> Source<'a> {
     }
 
     /// What type PostgreSQL gives a parameter: the declared one, or else what it meets first.
-    fn parameter_type(&self, number: u32, cast: Option<KeyType>, key: KeyType) -> Option<KeyType> {
+    fn parameter_type(
+        &self,
+        number: u32,
+        uses: impl FnOnce() -> usize,
+        cast: Option<KeyType>,
+        key: KeyType,
+    ) -> Option<KeyType> {
         /// `unknown`, which is as good as nothing.
         const UNKNOWN: u32 = 705;
         match self.parameters.declared(number) {
             0 | UNKNOWN => {
                 // Elsewhere it could be met before, and become something else.
-                (self.uses(number) == 1).then(|| cast.unwrap_or(key))
+                (uses() == 1).then(|| cast.unwrap_or(key))
             }
             oid => {
                 let declared = KeyType::of_oid(oid)?;
@@ -240,7 +246,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn uses(&self, number_wanted: u32) -> usize {
+    /// How often the text uses a parameter.
+    pub(super) fn uses(&self, number_wanted: u32) -> usize {
         let mut scanner = Scanner::new(self.text, self.lex);
         let mut count = 0;
         while let Some(token) = scanner.next_token(&mut ()) {
@@ -251,8 +258,30 @@ impl<'a> Source<'a> {
         count
     }
 
+    /// The parameter that a token is, if nothing but space is around it.
+    pub(super) fn parameter_number(&self, token: usize) -> Option<u32> {
+        let own = self.tokens.get(token).filter(|own| own.kind == Kind::Param && self.stands_alone(token))?;
+        number(self.slice(own.start, own.end))
+    }
+
     fn parameter(&self, number: u32, cast: Option<KeyType>, key: KeyType) -> Read {
-        let of = self.parameter_type(number, cast, key).ok_or(NoValue::Unread)?;
+        let of = self.parameter_type(number, || self.uses(number), cast, key).ok_or(NoValue::Unread)?;
+        self.parameter_of(number, of, key)
+    }
+
+    /// The value of a parameter that the text uses so often.
+    pub(super) fn parameter_used(
+        &self,
+        number: u32,
+        uses: usize,
+        cast: Option<KeyType>,
+        key: KeyType,
+    ) -> Read {
+        let of = self.parameter_type(number, || uses, cast, key).ok_or(NoValue::Unread)?;
+        self.parameter_of(number, of, key)
+    }
+
+    fn parameter_of(&self, number: u32, of: KeyType, key: KeyType) -> Read {
         match self.parameters.value(number).ok_or(NoValue::Parameter(number))? {
             ParameterValue::Null => Ok(None),
             ParameterValue::Text(bytes) => {

@@ -7,6 +7,7 @@
 //! In doubt the answer is a [`Refusal`]: a statement that is refused can be written otherwise or sent with an
 //! explicit shard; one that runs on a wrong shard cannot be taken back.
 
+mod by_parameters;
 mod constant;
 mod copy;
 mod extract;
@@ -15,6 +16,7 @@ mod row;
 mod split;
 mod values;
 
+pub use by_parameters::ByParameters;
 pub use copy::{CopyFrom, copy_from};
 pub use refusal::Refusal;
 pub use split::{RowPlace, Split, SplitPart};
