@@ -549,3 +549,38 @@ fn the_console_explains_the_shard_of_a_statement() {
     let by_parameter = explain("SELECT * FROM event WHERE tenant_id = $1");
     assert!(by_parameter[0].contains("|by parameter|"), "{by_parameter:?}");
 }
+
+#[test]
+fn rows_of_one_insert_go_to_their_shards() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    let answer = run(
+        &mut client,
+        "INSERT INTO event (tenant_id, id, name) VALUES (3, 1, 'a'), (1, 1, 'b'), (5, 1, 'c'), (2, 1, 'd') RETURNING name, tenant_id",
+    );
+    assert_eq!(rows(&answer), ["a|3", "b|1", "c|5", "d|2"]);
+    assert!(answer.contains(&(b'C', b"INSERT 0 4\0".to_vec())), "{answer:?}");
+    let keys = "SELECT string_agg(tenant_id::text, ' ' ORDER BY tenant_id) FROM event";
+    assert_eq!(sharded.direct(keys), ["1 2", "3 5"]);
+    // With parameters, in the extended protocol.
+    let sql = "INSERT INTO event (tenant_id, id, name) VALUES ($1, 2, $4), ($2, 2, $5), ($3, 2, $4) RETURNING tenant_id, name";
+    client.send(&send().run(sql, &[b"3", b"1", b"2", b"x", b"y"]).sync().0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!(rows(&answer), ["3|x", "1|y", "2|x"], "{answer:?}");
+    assert!(answer.contains(&(b'C', b"INSERT 0 3\0".to_vec())));
+    // One of them fails, and none is there.
+    let answer = run(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 3), (3, 1)");
+    assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("23505"), b'I'));
+    assert_eq!(sharded.direct("SELECT count(*) FROM event"), ["4", "3"]);
+    // In a transaction of one shard the rows of others are another's.
+    fine(&mut client, "BEGIN");
+    let answer = run(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 4), (3, 4)");
+    assert_eq!(sqlstate(&answer).as_deref(), Some("0A000"));
+    fine(&mut client, "ROLLBACK");
+    // In one on all shards they are not.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "DELETE FROM country");
+    fine(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 5), (3, 5)");
+    fine(&mut client, "COMMIT");
+    assert_eq!(sharded.direct("SELECT count(*) FROM event WHERE id = 5"), ["1", "1"]);
+}

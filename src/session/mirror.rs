@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::protocol::extended::{self, Bind, Parse, Target as Named};
-use crate::protocol::{BackendTag, FrontendTag, backend, frame, frontend};
+use crate::protocol::{BackendTag, FrontendTag, Reader, backend, frame, frontend};
 use crate::server::{Answer, Definition};
-use crate::sql::SessionEffects;
+use crate::shard::ShardNumber;
+use crate::sql::{SessionEffects, Split, SplitPart};
 
 use super::batch::Plan;
 use super::statements::ClientStatements;
@@ -51,6 +52,161 @@ const EXECUTED: Step = Step::Until(&[
     BackendTag::EMPTY_QUERY_RESPONSE,
     BackendTag::PORTAL_SUSPENDED,
 ]);
+
+/// What one member of a divided INSERT is sent.
+pub(super) struct PartRequest {
+    /// The shard.
+    pub(super) shard: ShardNumber,
+    /// Messages that end with a Query or a Sync.
+    pub(super) request: BytesMut,
+}
+
+/// The messages of a batch that is one divided INSERT, for each of its shards. `None` where the batch asks about the
+/// statement itself: it is not the one that runs.
+pub(super) fn divided(
+    batch: &[u8],
+    plan: &Plan,
+    statements: &ClientStatements,
+    split: &Split,
+) -> Option<Vec<PartRequest>> {
+    let part = |part: &SplitPart| {
+        let mut request = BytesMut::new();
+        let mut is_query = false;
+        let mut definitions = plan.definitions.iter();
+        let mut fresh: Vec<(&[u8], Option<Arc<Definition>>)> = Vec::new();
+        let mut rest = batch;
+        while let Ok(Some((header, body, tail))) = frame::split(rest, usize::MAX) {
+            let whole = rest.get(..header.total_len).unwrap_or_default();
+            rest = tail;
+            match FrontendTag(header.tag) {
+                FrontendTag::QUERY => {
+                    is_query = true;
+                    frontend::query(&mut request, &part.sql);
+                }
+                FrontendTag::PARSE => {
+                    fresh.push((Parse::read(body).ok()?.name, definitions.next().cloned().flatten()));
+                }
+                FrontendTag::BIND => {
+                    let bind = Bind::read(body).ok()?;
+                    let known = fresh.iter().rev().find(|(name, _)| *name == bind.statement);
+                    let definition = match known {
+                        Some((_, definition)) => definition.clone(),
+                        None => statements.find(bind.statement).cloned(),
+                    }?;
+                    let types = chosen_types(&definition.types, &part.parameters)?;
+                    Parse { name: b"", sql: &part.sql, types: &types }.write(&mut request, b"");
+                    let rest = chosen_values(bind.rest, &part.parameters)?;
+                    Bind { portal: bind.portal, statement: b"", rest: &rest }.write(&mut request, b"");
+                }
+                FrontendTag::DESCRIBE => match extended::target(body).ok()? {
+                    (Named::Portal, _) => request.extend_from_slice(whole),
+                    (Named::Statement, _) => return None,
+                },
+                FrontendTag::EXECUTE => request.extend_from_slice(whole),
+                _ => {}
+            }
+        }
+        if !is_query {
+            frontend::sync(&mut request);
+        }
+        Some(PartRequest { shard: part.shard, request })
+    };
+    split.parts.iter().map(part).collect()
+}
+
+/// The declared types of these parameters, as in Parse.
+fn chosen_types(types: &[u8], parameters: &[u32]) -> Option<Vec<u8>> {
+    let mut reader = Reader::new(types);
+    let declared: Vec<i32> = (0..reader.i16().ok()?).map(|_| reader.i32().unwrap_or(0)).collect();
+    let mut out = u16::try_from(parameters.len()).ok()?.to_be_bytes().to_vec();
+    for parameter in parameters {
+        let at = usize::try_from(*parameter).ok()?.checked_sub(1)?;
+        out.extend(declared.get(at).copied().unwrap_or(0).to_be_bytes());
+    }
+    Some(out)
+}
+
+/// Formats and values of these parameters, and the formats of the results, as in Bind.
+fn chosen_values(rest: &[u8], parameters: &[u32]) -> Option<Vec<u8>> {
+    let mut reader = Reader::new(rest);
+    let formats: Vec<i16> = (0..reader.i16().ok()?).map(|_| reader.i16()).collect::<Result<_, _>>().ok()?;
+    let mut values = Vec::new();
+    for _ in 0..reader.i16().ok()? {
+        let len = reader.i32().ok()?;
+        let bytes = match usize::try_from(len) {
+            Ok(len) => Some(reader.bytes(len).ok()?),
+            Err(_) => None,
+        };
+        values.push((len, bytes));
+    }
+    let count = u16::try_from(parameters.len()).ok()?.to_be_bytes();
+    let mut out = count.to_vec();
+    let place = |parameter: &u32| usize::try_from(*parameter).ok()?.checked_sub(1);
+    for parameter in parameters {
+        let format = match formats.as_slice() {
+            [] => 0,
+            [one] => *one,
+            each => *each.get(place(parameter)?)?,
+        };
+        out.extend(format.to_be_bytes());
+    }
+    out.extend(count);
+    for parameter in parameters {
+        let (len, bytes) = values.get(place(parameter)?)?;
+        out.extend(len.to_be_bytes());
+        out.extend(bytes.unwrap_or_default());
+    }
+    out.extend(reader.rest());
+    Some(out)
+}
+
+/// One answer out of those of the parts of a divided INSERT: all rows in the order of the statement, and their number.
+/// `None` if they do not fit together.
+pub(super) fn united(answers: &[Answer], split: &Split) -> Option<Answer> {
+    let mut rows: Vec<Vec<&[u8]>> = Vec::new();
+    let mut total = 0_u64;
+    for answer in answers {
+        let mut own = Vec::new();
+        let mut rest = &answer.messages[..];
+        while let Ok(Some((header, body, tail))) = frame::split(rest, usize::MAX) {
+            let whole = rest.get(..header.total_len).unwrap_or_default();
+            rest = tail;
+            match BackendTag(header.tag) {
+                BackendTag::DATA_ROW => own.push(whole),
+                BackendTag::COMMAND_COMPLETE => {
+                    let tag = std::str::from_utf8(body.strip_suffix(b"\0")?).ok()?;
+                    total += tag.strip_prefix("INSERT 0 ")?.parse::<u64>().ok()?;
+                }
+                BackendTag::PORTAL_SUSPENDED => return None,
+                _ => {}
+            }
+        }
+        rows.push(own);
+    }
+    let fits = |(own, part): (&Vec<&[u8]>, &SplitPart)| own.len() == part.rows;
+    if split.returning && !rows.iter().zip(&split.parts).all(fits) {
+        return None;
+    }
+    let mut one = Answer::default();
+    let mut rest = &answers.first()?.messages[..];
+    while let Ok(Some((header, _, tail))) = frame::split(rest, usize::MAX) {
+        let whole = rest.get(..header.total_len).unwrap_or_default();
+        rest = tail;
+        match BackendTag(header.tag) {
+            BackendTag::DATA_ROW => {}
+            BackendTag::COMMAND_COMPLETE => {
+                if split.returning {
+                    for place in &split.order {
+                        one.messages.extend_from_slice(rows.get(place.part)?.get(place.row)?);
+                    }
+                }
+                backend::command_complete(&mut one.messages, &format!("INSERT 0 {total}"));
+            }
+            _ => one.messages.extend_from_slice(whole),
+        }
+    }
+    Some(one)
+}
 
 impl Mirror {
     /// Of a batch.
@@ -148,8 +304,6 @@ impl Mirror {
         } else {
             // Of this name there is none anywhere.
             extended::close_statement(&mut self.request, b"");
-            self.steps.push(Step::OwnParse);
-            return;
         }
         self.steps.push(Step::OwnParse);
     }

@@ -24,7 +24,7 @@ use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
     Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
-    SessionEffects, Statement, TransactionControl, explicit_shard,
+    SessionEffects, Split, Statement, TransactionControl, explicit_shard,
 };
 use crate::task;
 
@@ -111,6 +111,8 @@ pub(super) enum Placement {
     One(ShardNumber),
     /// All of them must run it.
     All,
+    /// Its rows belong to several.
+    Rows(Box<Split>),
     Refused(Refusal),
 }
 
@@ -120,7 +122,9 @@ impl Placement {
             (Self::Refused(refusal), _) | (_, Self::Refused(refusal)) => Self::Refused(refusal),
             (Self::Any, place) | (place, Self::Any) => place,
             (a, b) if a == b => a,
-            (Self::One(_), Self::One(_)) => Self::Refused(Refusal::SeveralShards),
+            (Self::One(_) | Self::Rows(_), Self::One(_) | Self::Rows(_)) => {
+                Self::Refused(Refusal::SeveralShards)
+            }
             _ => Self::Refused(Refusal::Mixed("a batch of several statements".to_owned())),
         }
     }
@@ -237,12 +241,12 @@ pub(super) fn refused(refusal: &Refusal) -> ErrorResponse {
 }
 
 /// The values of a Bind.
-struct Bound<'a> {
+pub(super) struct Bound<'a> {
     /// Count and OIDs, as in Parse.
-    types: &'a [u8],
+    pub(super) types: &'a [u8],
     /// Formats and values, as in Bind.
-    rest: &'a [u8],
-    is_utf8: bool,
+    pub(super) rest: &'a [u8],
+    pub(super) is_utf8: bool,
 }
 
 impl Parameters for Bound<'_> {
@@ -407,6 +411,10 @@ impl ClientSession {
             {
                 Placed::Everywhere(Placement::All)
             }
+            Placement::Rows(split) if !is_held && self.begun.is_none() => {
+                Placed::Everywhere(Placement::Rows(split))
+            }
+            Placement::Rows(_) => refuse(&Refusal::SeveralShards),
             Placement::All => refuse(&Refusal::OtherShard { transaction: current, statement: None }),
             Placement::Refused(refusal) => refuse(&refusal),
         }
@@ -622,6 +630,10 @@ impl ClientSession {
                 }
             },
             Ok(Destination::All { .. }) => Ok(chosen?.map_or(Placement::All, Placement::One)),
+            Err(Refusal::SeveralShards) if chosen == Ok(None) => {
+                let split = plan.split(run.text, self.lex, set.schema(), &bound)?;
+                split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)
+            }
             Err(refusal) => {
                 let shard = chosen?.ok_or(refusal)?;
                 self.sharded.as_deref_mut().into_iter().for_each(says_where);

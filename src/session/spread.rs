@@ -27,13 +27,13 @@ use crate::protocol::{
 use crate::route::{Target, Work};
 use crate::server::{Answer, QueryError};
 use crate::shard::ShardNumber;
-use crate::sql::{Effect, Refusal, SessionEffects, TransactionControl};
+use crate::sql::{Effect, Refusal, SessionEffects, Split, TransactionControl};
 
 use super::batch::{self, Batch, BatchEnd};
 use super::checkout::Needs;
 use super::client::ClientSession;
 use super::error::SessionError;
-use super::mirror::{Mirror, answered, shown};
+use super::mirror::{Mirror, PartRequest, answered, divided, shown, united};
 use super::sharded::{Placement, refused};
 use super::writes::Writes;
 
@@ -97,6 +97,10 @@ impl ClientSession {
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         let mut plan = batch::plan(bytes, self.given(None))?;
         let mirror = Mirror::of(bytes, &plan, &self.statements);
+        let parts = match &placement {
+            Placement::Rows(split) => divided(bytes, &plan, &self.statements, split),
+            _ => None,
+        };
         let synced = matches!(batch.end, BatchEnd::Query | BatchEnd::Sync);
         let is_own = self.spread().is_none() && self.begun.is_none() && self.lease.is_none();
         let facts = self.sharded.as_deref().map(|sharded| sharded.facts).unwrap_or_default();
@@ -140,7 +144,12 @@ impl ClientSession {
                     Refusal::Construct("the end of a transaction on all shards among other statements");
                 fail(&mut spread, 0, &refused(&what)).await?
             }
-            _ => self.run_members(&mut spread, &mirror, &placement, facts).await?,
+            _ => match (&placement, parts) {
+                (Placement::Rows(split), Some(parts)) if spread.failed.is_none() => {
+                    self.run_parts(&mut spread, &mirror, split, parts).await?
+                }
+                _ => self.run_members(&mut spread, &mirror, &placement, facts).await?,
+            },
         };
         let took = began.elapsed();
         self.context.histograms.query(took);
@@ -345,6 +354,7 @@ impl ClientSession {
             }
             (None, Placement::Any) => all.collect(),
             (None, Placement::Refused(refusal)) => return fail(spread, 0, &refused(refusal)).await,
+            (None, Placement::Rows(_)) => return fail(spread, 0, &refused(&Refusal::SeveralShards)).await,
         };
         let mut first: Option<(usize, Answer)> = None;
         for target in targets {
@@ -377,6 +387,38 @@ impl ClientSession {
         }
         let (_, answer) = first.unwrap_or_default();
         Ok(Outcome::Done(answered(&answer, mirror)))
+    }
+
+    /// Sends each part of a divided INSERT to its shard.
+    async fn run_parts(
+        &mut self,
+        spread: &mut Spread,
+        mirror: &Mirror,
+        split: &Split,
+        parts: Vec<PartRequest>,
+    ) -> Result<Outcome, SessionError> {
+        let mut answers = Vec::new();
+        for PartRequest { shard, request } in parts {
+            let target = usize::try_from(shard).unwrap_or(usize::MAX);
+            let Some(member) = spread.members.get_mut(target) else { continue };
+            let answer = self.ask(&mut member.lease, &request).await?;
+            if let Some(body) = &answer.error {
+                let told = on_shard(&answered(&answer, mirror), body, target);
+                return Ok(Outcome::Failed(target, told));
+            }
+            answers.push(answer);
+        }
+        match united(&answers, split) {
+            Some(answer) => Ok(Outcome::Done(answered(&answer, mirror))),
+            None => {
+                let error = ErrorResponse::error(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    "the rows of an INSERT into several shards do not all come back",
+                )
+                .hint("Use one INSERT for each key, without a limit of rows.");
+                fail(spread, 0, &error).await
+            }
+        }
     }
 
     /// Asks one server, which the client's cancel requests reach meanwhile.
