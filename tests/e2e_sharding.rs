@@ -574,6 +574,7 @@ fn rows_of_one_insert_go_to_their_shards() {
     assert_eq!(sharded.direct("SELECT count(*) FROM event"), ["4", "3"]);
     // In a transaction of one shard the rows of others are another's.
     fine(&mut client, "BEGIN");
+    fine(&mut client, "SELECT * FROM event WHERE tenant_id = 1");
     let answer = run(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 4), (3, 4)");
     assert_eq!(sqlstate(&answer).as_deref(), Some("0A000"));
     fine(&mut client, "ROLLBACK");
@@ -583,4 +584,66 @@ fn rows_of_one_insert_go_to_their_shards() {
     fine(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 5), (3, 5)");
     fine(&mut client, "COMMIT");
     assert_eq!(sharded.direct("SELECT count(*) FROM event WHERE id = 5"), ["1", "1"]);
+}
+
+#[test]
+fn rows_of_a_copy_go_to_their_shards() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    let begin = |client: &mut RawClient, sql: &str| {
+        client.send(&send().query(sql).0);
+        let answer = read(client, Until::Tag(b'G'));
+        assert_eq!(sqlstate(&answer), None, "{sql}: {answer:?}");
+    };
+    begin(&mut client, "COPY event (id, tenant_id, name) FROM STDIN");
+    let keys = [1, 3, 2, 5, 12, 6];
+    let mut data = String::new();
+    for n in 0..30_000 {
+        data.push_str(&format!("{n}\t{}\trow {n} \\t\\n\n", keys[n % keys.len()]));
+    }
+    for piece in data.as_bytes().chunks(10_007) {
+        client.send(&send().copy_data(piece).0);
+    }
+    client.send(&send().copy_done().0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!(answer[0], (b'C', b"COPY 30000\0".to_vec()), "{answer:?}");
+    let counts = "SELECT count(*), min(tenant_id), max(tenant_id), sum(id) FROM event";
+    assert_eq!(sharded.direct(counts), ["15000|1|12|224985000", "15000|3|6|225000000"]);
+    // CSV with a header, in a transaction, taken back.
+    fine(&mut client, "BEGIN");
+    begin(&mut client, "COPY note (text, tenant_id) FROM STDIN (FORMAT csv, HEADER)");
+    client.send(&send().copy_data("text,tenant_id\n\"a,\nb\",1\n").copy_data("x,3\n").copy_done().0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!((answer[0].clone(), status(&answer)), ((b'C', b"COPY 2\0".to_vec()), b'T'));
+    assert_eq!(fine(&mut client, "SELECT text FROM note WHERE tenant_id = 1"), ["a,\nb"]);
+    fine(&mut client, "ROLLBACK");
+    assert_eq!(sharded.direct("SELECT count(*) FROM note"), ["0", "0"]);
+    // A table that is everywhere.
+    begin(&mut client, "COPY country FROM STDIN");
+    client.send(&send().copy_data("de\tGermany\nfr\tFrance\n").copy_done().0);
+    assert_eq!(read(&mut client, Until::Ready(1))[0].1, b"COPY 2\0");
+    assert_eq!(sharded.direct("SELECT count(*) FROM country"), ["2", "2"]);
+    // What fails, fails on all: the client's own wish, a row without a key, one that a shard refuses, the statement.
+    begin(&mut client, "COPY note (text, tenant_id) FROM STDIN");
+    client.send(&send().copy_data("a\t1\nb\t3\n").copy_fail("no more").0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!(error(&answer), "57014 COPY from stdin failed: no more");
+    begin(&mut client, "COPY note (text, tenant_id) FROM STDIN");
+    client.send(&send().copy_data("a\t1\nb\tx\n").copy_data("c\t3\n").copy_done().0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("0A000"), b'I'), "{answer:?}");
+    begin(&mut client, "COPY event (id, tenant_id) FROM STDIN");
+    client.send(&send().copy_data("-1\t1\n1\t3\n").copy_done().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))).as_deref(), Some("23505"));
+    assert_eq!(sharded.direct("SELECT count(*) FROM event WHERE id < 0"), ["0", "0"]);
+    for (sql, code) in [
+        ("COPY event FROM STDIN", "0A000"),
+        ("COPY stray (i) FROM STDIN", "0A000"),
+        ("COPY event (id, nothing, tenant_id) FROM STDIN", "42703"),
+        ("COPY event TO STDOUT", "0A000"),
+    ] {
+        assert_eq!(sqlstate(&run(&mut client, sql)).as_deref(), Some(code), "{sql}");
+    }
+    assert_eq!(sharded.direct("SELECT count(*) FROM note"), ["0", "0"]);
+    fine(&mut client, "SELECT 1");
 }

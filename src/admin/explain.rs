@@ -70,7 +70,7 @@ pub(super) fn explain(console: &Console, database: Option<&str>, sql: &str) -> R
     ]);
     for entry in entries {
         let Some(set) = topology.shards(&entry.name) else {
-            table.push(row(&entry, &statement, Key::default()));
+            table.push(row(&entry, &statement, &Key::default()));
             continue;
         };
         let key = Key::of(set, &statement, sql, lex);
@@ -78,8 +78,8 @@ pub(super) fn explain(console: &Console, database: Option<&str>, sql: &str) -> R
             Ok(Destination::Shard { shard, .. }) if entry.shard != Some(shard) => {}
             // Any will do: the first is shown.
             Ok(Destination::Any) if !entry.is_first() => {}
-            Ok(_) => table.push(row(&entry, &statement, key)),
-            Err(refusal) if entry.is_first() => table.push(refused(&entry, &statement, key, &refusal)),
+            Ok(_) => table.push(row(&entry, &statement, &key)),
+            Err(refusal) if entry.is_first() => table.push(refused(&entry, &statement, &key, &refusal)),
             Err(_) => {}
         }
     }
@@ -125,7 +125,7 @@ impl Key {
 }
 
 /// A statement that no shard gets as it is.
-fn refused(entry: &DatabaseEntry, statement: &Statement, key: Key, refusal: &Refusal) -> Vec<Cell> {
+fn refused(entry: &DatabaseEntry, statement: &Statement, key: &Key, refusal: &Refusal) -> Vec<Cell> {
     let by_parameter = matches!(refusal, Refusal::Parameter(_));
     let [places, function] = key.cells();
     vec![
@@ -145,7 +145,7 @@ fn refused(entry: &DatabaseEntry, statement: &Statement, key: Key, refusal: &Ref
     ]
 }
 
-fn row(entry: &DatabaseEntry, statement: &Statement, key: Key) -> Vec<Cell> {
+fn row(entry: &DatabaseEntry, statement: &Statement, key: &Key) -> Vec<Cell> {
     let [places, function] = key.cells();
     let snapshot = entry.catalog.load();
     // Where a client's tables are is its own affair: anywhere.

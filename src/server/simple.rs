@@ -223,6 +223,8 @@ pub struct Answer {
     pub messages: BytesMut,
     /// The body of the error among them.
     pub error: Option<Vec<u8>>,
+    /// The last message is CopyInResponse, and the server waits for data.
+    pub copies: bool,
 }
 
 /// An answer that is longer is not kept.
@@ -234,6 +236,18 @@ impl ServerConn {
     /// # Cancel safety
     /// A dropped future leaves the connection unclean, so it is closed and not lent.
     pub async fn converse(&mut self, request: &[u8]) -> Result<Answer, QueryError> {
+        self.ask_for_answer(request, false).await
+    }
+
+    /// As [`Self::converse`], and leaves the server waiting for the data of a COPY.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the connection unclean, so it is closed and not lent.
+    pub async fn begin_copy(&mut self, request: &[u8]) -> Result<Answer, QueryError> {
+        self.ask_for_answer(request, true).await
+    }
+
+    async fn ask_for_answer(&mut self, request: &[u8], may_copy: bool) -> Result<Answer, QueryError> {
         self.begin_exchange();
         self.wire.outbox.extend_from_slice(request);
         self.wire.flush().await?;
@@ -254,6 +268,13 @@ impl ServerConn {
                     ready = Some(status.ok_or_else(|| QueryError::Protocol("bad ReadyForQuery".into()))?);
                 }
                 BackendTag::NOTIFICATION_RESPONSE => heard.extend_from_slice(message),
+                BackendTag::COPY_IN_RESPONSE if may_copy => {
+                    answer.messages.extend_from_slice(message);
+                    answer.copies = true;
+                    self.wire.inbox.advance(header.total_len);
+                    self.notifications.unsplit(heard);
+                    return Ok(answer);
+                }
                 BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE => {
                     frontend::copy_fail(&mut self.wire.outbox, "COPY is not for all shards");
                     self.wire.inbox.advance(header.total_len);

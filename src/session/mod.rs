@@ -21,6 +21,7 @@ mod checkout;
 mod client;
 mod console;
 mod context;
+mod copy_in;
 mod databases;
 mod error;
 mod exchange;

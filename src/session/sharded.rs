@@ -23,8 +23,8 @@ use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
-    Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
-    SessionEffects, Split, Statement, TransactionControl, explicit_shard,
+    CopyFrom, Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
+    SessionEffects, Split, Statement, TransactionControl, copy_from, explicit_shard,
 };
 use crate::task;
 
@@ -85,9 +85,13 @@ pub(super) struct Transaction {
     tells: bool,
     /// Cursors that it has declared, and where.
     cursors: Vec<(String, ShardNumber)>,
-    /// The shard that it has chosen by a setting of its own; inside, `None` for none.
-    chosen: Option<Option<ShardNumber>>,
+    /// What it has chosen by a setting of its own.
+    chosen: Option<Chosen>,
 }
+
+/// What a setting chooses: a shard, or none.
+#[derive(Clone, Copy, Debug)]
+struct Chosen(Option<ShardNumber>);
 
 /// What the statements of a batch are, together.
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,6 +117,8 @@ pub(super) enum Placement {
     All,
     /// Its rows belong to several.
     Rows(Box<Split>),
+    /// So do those that the client will send.
+    Copy(Box<CopyFrom>),
     Refused(Refusal),
 }
 
@@ -140,6 +146,13 @@ pub(super) enum Placed {
     Everywhere(Placement),
     /// It is refused.
     Refused(Box<ErrorResponse>),
+}
+
+impl Transaction {
+    /// Whether it can begin on other shards as it has begun here.
+    fn may_spread(&self) -> bool {
+        self.begun.is_some() && !self.is_opaque
+    }
 }
 
 impl Sharded {
@@ -310,6 +323,8 @@ struct Run<'a> {
     types: &'a [u8],
     /// Formats and values of its parameters.
     rest: &'a [u8],
+    /// It is a simple query.
+    is_query: bool,
 }
 
 impl ClientSession {
@@ -391,6 +406,8 @@ impl ClientSession {
         let refuse = |refusal: &Refusal| Placed::Refused(Box::new(refused(refusal)));
         match placement {
             Placement::Any => Placed::Here,
+            // The server says that it only reads.
+            Placement::All | Placement::Rows(_) | Placement::Copy(_) if is_on_replica => Placed::Here,
             Placement::One(shard) if shard == current => {
                 sharded.transaction.is_bound = true;
                 Placed::Here
@@ -403,18 +420,17 @@ impl ClientSession {
                 self.switch_to(shard);
                 Placed::Here
             }
-            // The server says that it only reads.
-            Placement::All if is_on_replica => Placed::Here,
             Placement::All if !is_held => Placed::Everywhere(Placement::All),
-            Placement::All
-                if is_open && sharded.transaction.begun.is_some() && !sharded.transaction.is_opaque =>
-            {
+            Placement::All if is_open && sharded.transaction.may_spread() => {
                 Placed::Everywhere(Placement::All)
             }
-            Placement::Rows(split) if !is_held && self.begun.is_none() => {
-                Placed::Everywhere(Placement::Rows(split))
+            Placement::Rows(_) | Placement::Copy(_)
+                if !is_held
+                    || (is_open && !sharded.transaction.is_bound && sharded.transaction.may_spread()) =>
+            {
+                Placed::Everywhere(placement)
             }
-            Placement::Rows(_) => refuse(&Refusal::SeveralShards),
+            Placement::Rows(_) | Placement::Copy(_) => refuse(&Refusal::SeveralShards),
             Placement::All => refuse(&Refusal::OtherShard { transaction: current, statement: None }),
             Placement::Refused(refusal) => refuse(&refusal),
         }
@@ -437,9 +453,8 @@ impl ClientSession {
     async fn leaves_shard(&mut self) -> bool {
         let Some(sharded) = self.sharded.as_deref_mut() else { return false };
         let transaction = &mut sharded.transaction;
-        let may_go = !transaction.is_bound
-            && !(transaction.is_opaque || transaction.tells)
-            && !self.awaiting_sync
+        let stays = transaction.is_bound || transaction.is_opaque || transaction.tells || self.awaiting_sync;
+        let may_go = !stays
             && self.pin.is_none()
             && self.lease.as_ref().is_some_and(|lease| lease.status == TransactionStatus::InTransaction);
         let has_read = transaction.has_read;
@@ -507,7 +522,10 @@ impl ClientSession {
                     // What makes no sense, the server says.
                     let Ok(text) = frontend::query_text(body) else { continue };
                     let statement = self.context.statements.analyze(text, self.lex);
-                    self.place_one(bytes, &Run { statement, text, types: b"\0\0", rest: b"\0\0\0\0" })
+                    self.place_one(
+                        bytes,
+                        &Run { statement, text, types: b"\0\0", rest: b"\0\0\0\0", is_query: true },
+                    )
                 }
                 FrontendTag::PARSE => {
                     let Ok(parse) = Parse::read(body) else { continue };
@@ -534,7 +552,8 @@ impl ClientSession {
     fn place_bind(&mut self, batch: &[u8], fresh: &[Parse<'_>], bind: &Bind<'_>) -> Placement {
         if let Some(parse) = fresh.iter().find(|parse| parse.name == bind.statement) {
             let statement = self.context.statements.analyze_exact(parse.sql, self.lex);
-            let run = Run { statement, text: parse.sql, types: parse.types, rest: bind.rest };
+            let run =
+                Run { statement, text: parse.sql, types: parse.types, rest: bind.rest, is_query: false };
             return self.place_one(batch, &run);
         }
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
@@ -542,14 +561,17 @@ impl ClientSession {
             return Placement::Any;
         };
         let Definition { sql, types, statement, .. } = &*definition;
-        self.place_one(batch, &Run { statement: Arc::clone(statement), text: sql, types, rest: bind.rest })
+        self.place_one(
+            batch,
+            &Run { statement: Arc::clone(statement), text: sql, types, rest: bind.rest, is_query: false },
+        )
     }
 
     /// The shard that the client has chosen for what does not say itself.
     fn chosen(&mut self) -> Result<Option<ShardNumber>, Refusal> {
         let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(None) };
         match sharded.transaction.chosen {
-            Some(chosen) => Ok(chosen),
+            Some(Chosen(chosen)) => Ok(chosen),
             None => sharded.wish(&self.settings),
         }
     }
@@ -584,7 +606,7 @@ impl ClientSession {
             && let Some((setting, value)) = choice_in(run.text)
         {
             let chosen = chosen_by(&set, setting, value.as_deref())?;
-            sharded.transaction.chosen = Some(chosen);
+            sharded.transaction.chosen = Some(Chosen(chosen));
             self.repeats(batch, run);
             return Ok(chosen.map_or(Placement::Any, Placement::One));
         }
@@ -633,6 +655,10 @@ impl ClientSession {
             Err(Refusal::SeveralShards) if chosen == Ok(None) => {
                 let split = plan.split(run.text, self.lex, set.schema(), &bound)?;
                 split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)
+            }
+            Err(Refusal::Construct(_)) if run.is_query && chosen == Ok(None) && is_copy(run.text) => {
+                let copy = copy_from(run.text, self.lex, set.schema())?;
+                copy.map(|copy| Placement::Copy(Box::new(copy))).ok_or(Refusal::Construct("COPY of a table"))
             }
             Err(refusal) => {
                 let shard = chosen?.ok_or(refusal)?;
@@ -700,6 +726,11 @@ impl ClientSession {
             _ => transaction.is_opaque = true,
         }
     }
+}
+
+fn is_copy(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    text.get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"copy"))
 }
 
 /// What a statement has to do with a cursor.

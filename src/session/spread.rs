@@ -59,7 +59,7 @@ struct Member {
 }
 
 /// What a batch comes to.
-enum Outcome {
+pub(super) enum Outcome {
     /// All went well; the client gets this.
     Done(BytesMut),
     /// It failed on this member, or because of it; the client gets this.
@@ -78,6 +78,16 @@ impl Spread {
     pub(super) fn status(&self) -> TransactionStatus {
         if self.failed.is_some() { TransactionStatus::Failed } else { TransactionStatus::InTransaction }
     }
+
+    /// How many shards it is on.
+    pub(super) fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Its connection on one of them.
+    pub(super) fn lease(&mut self, shard: usize) -> Option<&mut ServerLease> {
+        self.members.get_mut(shard).map(|member| &mut member.lease)
+    }
 }
 
 impl ClientSession {
@@ -89,7 +99,7 @@ impl ClientSession {
     /// Runs a batch that is for all shards, or that is part of a transaction on all of them.
     pub(super) async fn run_everywhere(
         &mut self,
-        batch: Batch,
+        mut batch: Batch,
         placement: Placement,
     ) -> Result<(), SessionError> {
         let began = Instant::now();
@@ -145,6 +155,9 @@ impl ClientSession {
                 fail(&mut spread, 0, &refused(&what)).await?
             }
             _ => match (&placement, parts) {
+                (Placement::Copy(copy), _) if spread.failed.is_none() => {
+                    self.run_copy(&mut spread, &mut batch, copy).await?
+                }
                 (Placement::Rows(split), Some(parts)) if spread.failed.is_none() => {
                     self.run_parts(&mut spread, &mirror, split, parts).await?
                 }
@@ -334,7 +347,7 @@ impl ClientSession {
         placement: &Placement,
         facts: super::sharded::BatchFacts,
     ) -> Result<Outcome, SessionError> {
-        if mirror.is_local() {
+        if mirror.is_local() && spread.failed.is_none() {
             return Ok(Outcome::Done(answered(&Answer::default(), mirror)));
         }
         let all = 0..spread.members.len();
@@ -342,7 +355,6 @@ impl ClientSession {
         let targets: SmallVec<[usize; 4]> = match (spread.failed, placement) {
             // The server says that nothing runs any more.
             (Some(failed), _) if !goes_back => SmallVec::from_elem(failed, 1),
-            (Some(_), _) | (None, Placement::All) => all.collect(),
             (None, Placement::One(shard)) => {
                 SmallVec::from_elem(usize::try_from(*shard).unwrap_or(usize::MAX), 1)
             }
@@ -352,9 +364,11 @@ impl ClientSession {
             {
                 SmallVec::from_elem(0, 1)
             }
-            (None, Placement::Any) => all.collect(),
+            (Some(_), _) | (None, Placement::All | Placement::Any) => all.collect(),
             (None, Placement::Refused(refusal)) => return fail(spread, 0, &refused(refusal)).await,
-            (None, Placement::Rows(_)) => return fail(spread, 0, &refused(&Refusal::SeveralShards)).await,
+            (None, Placement::Rows(_) | Placement::Copy(_)) => {
+                return fail(spread, 0, &refused(&Refusal::SeveralShards)).await;
+            }
         };
         let mut first: Option<(usize, Answer)> = None;
         for target in targets {
@@ -433,7 +447,7 @@ impl ClientSession {
     ///
     /// # Cancel safety
     /// A dropped future leaves the connection unclean, and so closed.
-    async fn drive<T>(
+    pub(super) async fn drive<T>(
         &mut self,
         identity: &Arc<ServerIdentity>,
         work: impl Future<Output = Result<T, QueryError>>,
@@ -559,7 +573,11 @@ impl ClientSession {
 }
 
 /// Makes the transaction fail on a member, with an error of ours for the client.
-async fn fail(spread: &mut Spread, at: usize, error: &ErrorResponse) -> Result<Outcome, SessionError> {
+pub(super) async fn fail(
+    spread: &mut Spread,
+    at: usize,
+    error: &ErrorResponse,
+) -> Result<Outcome, SessionError> {
     if let Some(member) = spread.members.get_mut(at) {
         match member.lease.simple_query(FAILS).await {
             Ok(_) | Err(QueryError::Server { .. }) => {}
@@ -595,7 +613,7 @@ fn from_server(body: &[u8]) -> ErrorResponse {
 }
 
 /// The client is told on which shard a statement has failed.
-fn on_shard(answer: &BytesMut, body: &[u8], shard: usize) -> BytesMut {
+pub(super) fn on_shard(answer: &BytesMut, body: &[u8], shard: usize) -> BytesMut {
     let end = answer.len().checked_sub(body.len() + 5).filter(|start| answer.get(*start) == Some(&b'E'));
     let has_context = body.split(|byte| *byte == 0).any(|field| field.first() == Some(&b'W'));
     let (Some(end), false) = (end, has_context) else { return answer.clone() };
@@ -627,7 +645,7 @@ fn partly_done(failed: usize, cause: ErrorResponse) -> BytesMut {
 }
 
 /// Two shards do not say the same.
-fn different(one: usize, other: usize) -> ErrorResponse {
+pub(super) fn different(one: usize, other: usize) -> ErrorResponse {
     ErrorResponse::error(
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("shards {one} and {other} give different answers"),

@@ -269,10 +269,9 @@ fn on_all(view: View<'_>, verdict: &Verdict) -> Result<Plan, Refusal> {
         ("create", b"table" | b"unlogged" | b"materialized" | b"global" | b"local") if makes_rows() => {
             return Err(Refusal::Construct("CREATE with the rows of a query"));
         }
-        ("create" | "drop", b"database" | b"tablespace" | b"subscription") => {
-            return Err(Refusal::Construct("a command for one server"));
-        }
-        ("alter", b"system") | ("checkpoint" | "load", _) => {
+        ("create" | "drop", b"database" | b"tablespace" | b"subscription")
+        | ("alter", b"system")
+        | ("checkpoint" | "load", _) => {
             return Err(Refusal::Construct("a command for one server"));
         }
         _ => {}
