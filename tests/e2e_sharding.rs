@@ -243,6 +243,11 @@ fn what_no_shard_can_answer_is_refused_and_nothing_else_happens() {
         assert_eq!(status(&answer), b'I');
     }
     assert_eq!(sharded.direct("SELECT count(*) FROM event"), ["0", "0"]);
+    let (_, metrics) = sharded.pgweir.get("/metrics");
+    assert!(
+        metrics.contains("pgweir_shard_refusals_total{database=\"events\",reason=\"no_key\"} 2"),
+        "{metrics}"
+    );
     // In an open transaction it fails, as with any error.
     fine(&mut client, "BEGIN");
     let answer = run(&mut client, "SELECT * FROM event");
@@ -538,7 +543,12 @@ fn the_console_explains_the_shard_of_a_statement() {
     let sharded = sharded();
     let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
     let mut explain = |sql: &str| ask(&mut console, &format!("EXPLAIN ROUTE {sql}"));
-    let one = explain("SELECT * FROM event WHERE id = 7 AND tenant_id = 3");
+    // Once the catalog is read.
+    let mut one = Vec::new();
+    support::talk::until("the catalog is known", || {
+        one = explain("SELECT * FROM event WHERE id = 7 AND tenant_id = 3");
+        !one[0].contains("no_catalog")
+    });
     let fields: Vec<&str> = one[0].split('|').collect();
     assert_eq!((one.len(), fields[1], fields[4], fields[12]), (1, "read", "1", "hash"), "{one:?}");
     assert_eq!(fields[11], "event.tenant_id = literal 2 as bigint");

@@ -111,6 +111,7 @@ impl Handles {
         describe_counter!("pgweir_node_statements_total", "Statements sent to a node");
         describe_counter!("pgweir_node_failures_total", "Times a node was found down");
         describe_counter!("pgweir_routes_total", "Routing decisions by reason");
+        describe_counter!("pgweir_shard_refusals_total", "Statements that no shard was given, by reason");
         describe_gauge!("pgweir_catalog_known", "Whether the catalog of a database is known");
         describe_gauge!("pgweir_catalog_bytes", "Bytes that what is known of a catalog takes");
         describe_gauge!("pgweir_catalog_age_seconds", "Time since the catalog was last seen to be as known");
@@ -156,6 +157,12 @@ impl Meters {
             let load = std::sync::atomic::Ordering::Relaxed;
             handles.counter("pgweir_node_statements_total", labels(), node.statements.load(load));
             handles.counter("pgweir_node_failures_total", labels(), node.failures.load(load));
+        }
+        for (name, set) in topology.shard_sets() {
+            for (reason, count) in set.refusals() {
+                let labels = vec![("database", name.clone()), ("reason", reason.to_owned())];
+                handles.counter("pgweir_shard_refusals_total", labels, count);
+            }
         }
         for entry in topology.databases() {
             catalog(&mut handles, &entry);

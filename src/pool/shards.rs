@@ -1,10 +1,11 @@
 //! The shards of a database: an entry for each, and where statements have their keys.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::config::Sharding;
 use crate::shard::{ShardNumber, ShardedSchema};
@@ -25,6 +26,7 @@ pub struct ShardSet {
     entries: Vec<Arc<DatabaseEntry>>,
     sharding: Arc<Sharding>,
     plans: Arc<KeyPlans>,
+    refusals: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
 impl ShardSet {
@@ -36,7 +38,8 @@ impl ShardSet {
     ) -> Self {
         let same = before.filter(|before| before.sharding.schema == sharding.schema);
         let plans = same.map_or_else(Arc::default, |before| Arc::clone(&before.plans));
-        Self { entries, sharding, plans }
+        let refusals = before.map_or_else(Arc::default, |before| Arc::clone(&before.refusals));
+        Self { entries, sharding, plans, refusals }
     }
 
     /// The shards, in order.
@@ -47,6 +50,16 @@ impl ShardSet {
     /// One of them.
     pub fn entry(&self, number: ShardNumber) -> Option<&Arc<DatabaseEntry>> {
         self.entries.get(usize::try_from(number).ok()?)
+    }
+
+    /// Counts a statement that was refused.
+    pub fn count_refusal(&self, refusal: &Refusal) {
+        *self.refusals.lock().entry(refusal.label()).or_default() += 1;
+    }
+
+    /// How many were, by reason.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.refusals.lock().clone()
     }
 
     /// How many there are.

@@ -226,6 +226,11 @@ impl Topology {
         self.shards.get(name)
     }
 
+    /// All databases that are sharded, by name.
+    pub fn shard_sets(&self) -> impl Iterator<Item = (&String, &Arc<ShardSet>)> {
+        self.shards.iter()
+    }
+
     /// A database, or one shard of it.
     fn entry(&self, name: &str, shard: Option<ShardNumber>) -> Option<Arc<DatabaseEntry>> {
         match shard {

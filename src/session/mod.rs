@@ -10,6 +10,8 @@
 //! relay    bytes both ways until nothing is owed
 //! replication  bytes both ways, untouched
 //! state    what a transaction leaves behind: settings, pins
+//! sharded  which shard a batch belongs to
+//! spread   a transaction on all shards
 //! ```
 //!
 //! The session's own task drives both sockets: there is no second task and no channel between them. A

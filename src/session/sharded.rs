@@ -403,7 +403,11 @@ impl ClientSession {
         let is_on_replica = is_held && self.leading.is_none() && self.target != Target::Primary;
         let Some(sharded) = self.sharded.as_deref_mut() else { return Placed::Here };
         let current = sharded.current;
-        let refuse = |refusal: &Refusal| Placed::Refused(Box::new(refused(refusal)));
+        let set = Arc::clone(&sharded.set);
+        let refuse = |refusal: &Refusal| {
+            set.count_refusal(refusal);
+            Placed::Refused(Box::new(refused(refusal)))
+        };
         match placement {
             Placement::Any => Placed::Here,
             // The server says that it only reads.
@@ -446,7 +450,11 @@ impl ClientSession {
             return Ok(());
         }
         let transaction = self.sharded.as_deref().map_or(0, |sharded| sharded.current);
-        Err(Box::new(refused(&Refusal::OtherShard { transaction, statement: Some(shard) })))
+        let refusal = Refusal::OtherShard { transaction, statement: Some(shard) };
+        if let Some(sharded) = self.sharded.as_deref() {
+            sharded.set.count_refusal(&refusal);
+        }
+        Err(Box::new(refused(&refusal)))
     }
 
     /// Ends the transaction on this shard, to begin it again on another; false if it must stay.
