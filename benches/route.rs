@@ -5,9 +5,12 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, reason = "a program for people")]
 
+mod measure;
+
 use std::hint::black_box;
 use std::time::Instant;
 
+use measure::measure;
 use pgweir::catalog::{Catalog, CatalogCell, SearchPath};
 use pgweir::cluster::{Lsn, TableHorizons, TableSet, WriteHorizon};
 use pgweir::config::{Consistency, Reads};
@@ -15,22 +18,6 @@ use pgweir::route::{ClusterView, NodeView, SessionView, Work, decide};
 use pgweir::sql::{LexOptions, StatementCache};
 
 const ROUNDS: u32 = 200_000;
-const TIMES: usize = 9;
-
-/// Nanoseconds for each call, the median.
-fn measure(mut call: impl FnMut()) -> f64 {
-    let mut all: Vec<f64> = (0..TIMES)
-        .map(|_| {
-            let begun = Instant::now();
-            for _ in 0..ROUNDS {
-                call();
-            }
-            begun.elapsed().as_secs_f64() * 1e9 / f64::from(ROUNDS)
-        })
-        .collect();
-    all.sort_by(f64::total_cmp);
-    all[TIMES / 2]
-}
 
 fn main() {
     let row = |fields: &[&str]| fields.iter().map(|field| Some((*field).to_owned())).collect::<Vec<_>>();
@@ -52,13 +39,14 @@ fn main() {
     let resolved = cell.load().resolve(&statement, &path);
     let reads = TableSet::of(vec![1, 2, 3]);
 
-    let analyze = measure(|| drop(black_box(statements.analyze(black_box(sql), LexOptions::default()))));
-    let resolve = measure(|| drop(black_box(cell.load().resolve(black_box(&statement), &path))));
-    let fresh = measure(|| {
+    let analyze =
+        measure(ROUNDS, || drop(black_box(statements.analyze(black_box(sql), LexOptions::default()))));
+    let resolve = measure(ROUNDS, || drop(black_box(cell.load().resolve(black_box(&statement), &path))));
+    let fresh = measure(ROUNDS, || {
         black_box(horizons.freshness(black_box(&reads)));
     });
     let mut turn = 0;
-    let choose = measure(|| {
+    let choose = measure(ROUNDS, || {
         turn += 1;
         let freshness = horizons.freshness(&reads);
         let session = SessionView { reads: Reads::Replica, freshness, consistency: Consistency::Strong };

@@ -51,6 +51,39 @@ fn every_statement_has_its_effect() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
 }
 
+/// What stands before a parenthesis is no call where the grammar says so, whatever the tables are called.
+#[test]
+fn the_set_of_an_update_is_no_function() {
+    for sql in [
+        "UPDATE t SET (a, b) = (1, 2)",
+        "UPDATE data SET (a, b) = ROW(1, 2)",
+        "UPDATE ONLY (public.data) * AS x SET (a, b) = (SELECT 1, 2)",
+        "UPDATE t * SET (a) = ROW(1)",
+        "UPDATE a.b.data values_ SET (a) = ROW(1)",
+        "UPDATE update SET (a) = ROW(1)",
+        "UPDATE \"T\" name SET (a) =(SELECT 1)",
+        "WITH x AS (UPDATE data SET (a, b) = (1, 2) RETURNING *) SELECT * FROM x",
+        "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET (a, b) = (1, 2)",
+        "MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN UPDATE SET (a, b) = (1, 2)",
+    ] {
+        let statement = analyze(sql);
+        assert!(statement.functions.is_empty(), "{sql}: {:?}", statement.functions);
+    }
+    for sql in [
+        "SELECT set(1)",
+        "SELECT set(1) = 2",
+        "UPDATE t SET a = set(1)",
+        "UPDATE t SET a = 1 WHERE set(a) = 2",
+        "SELECT * FROM t FOR UPDATE LIMIT set(1)",
+        "SELECT * FROM t FOR NO KEY UPDATE OF t OFFSET set(1)",
+        "SELECT a FROM data WHERE set(a) = 1",
+        "SELECT 1 AS update, set(a) = 1 FROM t",
+    ] {
+        let statement = analyze(sql);
+        assert_eq!(statement.functions.len(), 1, "{sql}");
+    }
+}
+
 /// The cache answers as a fresh analysis does, and the exact-text path as the fingerprint path.
 #[test]
 fn a_cached_answer_is_the_same_answer() {

@@ -18,7 +18,7 @@ mod resolve;
 
 pub use build::{Catalog, CatalogError};
 pub use cache::ResolveCache;
-pub use cell::{CatalogCell, CatalogState, DdlTicket, Snapshot};
+pub use cell::{CatalogCell, CatalogState, DdlTicket, SUSPICION_GAP, Snapshot};
 pub use learned::LearnedWrites;
 pub use path::SearchPath;
 pub use reason::{ResolveReason, Volatility};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use crate::catalog::{Catalog, FINGERPRINT, LOAD};
+use crate::catalog::{Catalog, FINGERPRINT, LOAD, SUSPICION_GAP};
 use crate::pool::{DatabaseEntry, Topology};
 use crate::server::{QueryError, ServerConn};
 
@@ -75,7 +75,7 @@ impl Keeper {
             self.await_primary().await;
             let uses = self.uses();
             let generation = self.entry.catalog.generation();
-            self.entry.catalog.looking();
+            let suspected = self.entry.catalog.looking(Instant::now());
             let limit = LOOK_LIMIT.max(self.topology.config.health.timeout);
             let outcome = if self.entry.cluster.writer().is_vacated(&on_server) {
                 Err(Failure::Refused("somebody needs the database for himself".to_owned()))
@@ -95,14 +95,22 @@ impl Keeper {
                 self.failed(failure, generation);
             }
             tokio::time::sleep(if pause < refresh { RETRY_MISSED.min(refresh) } else { GAP }).await;
-            let cell = &self.entry.catalog;
-            let wanted = poll_fn(|cx| if cell.poll_wanted(cx) { Poll::Ready(()) } else { Poll::Pending });
-            if timeout(pause, wanted).await.is_err() && self.rests(uses) {
+            // Nothing wakes us when the next look for a suspicion may begin.
+            let first = if suspected { SUSPICION_GAP.min(pause) } else { Duration::ZERO };
+            let late = timeout(first, self.wanted()).await.is_err()
+                && timeout(pause.saturating_sub(first), self.wanted()).await.is_err();
+            if late && self.rests(uses) {
                 self.entry.catalog.forget_unused();
-                let missed = poll_fn(|cx| if cell.poll_wanted(cx) { Poll::Ready(()) } else { Poll::Pending });
-                missed.await;
+                self.wanted().await;
             }
         }
+    }
+
+    /// Until there is a reason to look.
+    async fn wanted(&self) {
+        let cell = &self.entry.catalog;
+        poll_fn(|cx| if cell.poll_wanted(cx, Instant::now()) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
     }
 
     fn failed(&self, failure: Failure, generation: u64) {

@@ -101,7 +101,7 @@ impl ClientSession {
         if is_free && plan.is_local && room {
             return self.run_locally(batch, plan);
         }
-        if is_free && self.sets_nothing_new(&plan) {
+        if is_free && self.sets_nothing_new(&plan, batch) {
             self.confirm_setting(batch);
             return Ok(());
         }
@@ -256,8 +256,13 @@ impl ClientSession {
         if plan.writes_anything || (!current && plan.resolved.iter().any(|r| !r.writes.is_empty())) {
             self.writes.begin(&self.database, &TableSet::All, generation);
         }
+        let mut unseen = plan.writes_anything;
         for resolved in &plan.resolved {
             self.writes.begin(&self.database, &resolved.writes, generation);
+            unseen |= matches!(resolved.writes, TableSet::All);
+        }
+        if unseen {
+            self.writes.run_unseen(&plan.fingerprints);
         }
     }
 
@@ -591,7 +596,9 @@ impl ClientSession {
                 )));
             }
             BackendTag::READY_FOR_QUERY => {
-                self.writes.before_acknowledgment();
+                // Not what we have asked ourselves, in front of the client's.
+                let over = verdict == Verdict::Forward && body.first() == Some(&b'I');
+                self.writes.before_acknowledgment(over);
                 if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
                     lease.status = status;
                 }

@@ -159,10 +159,14 @@ impl ClientSession {
     /// Whether the batch sets what the client has set already, so that no server need be asked: django-tenants
     /// sets its search_path in front of each query. Only what a server has accepted is in the client's settings,
     /// and only values that stay right are taken; nothing is reported, since nothing changes.
-    pub(super) fn sets_nothing_new(&self, plan: &Plan) -> bool {
+    pub(super) fn sets_nothing_new(&self, plan: &Plan, batch: Batch) -> bool {
         let Some(set) = &plan.set else { return false };
         let name = set.name.as_str();
-        self.mode == PoolMode::Transaction
+        let query = self.wire.inbox.get(1..5).and_then(|length| <[u8; 4]>::try_from(length).ok());
+        // What stands before it, which no Sync has ended, has answers, too.
+        let is_alone = query.is_some_and(|length| u32::from_be_bytes(length) as usize + 1 == batch.len);
+        is_alone
+            && self.mode == PoolMode::Transaction
             && set.form == SetForm::Set
             && !self.settings_refused
             && set.value.as_deref().is_some_and(|value| self.settings.value(name) == Some(value))

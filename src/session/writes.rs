@@ -7,10 +7,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use crate::catalog::{CatalogCell, DdlTicket};
 use crate::cluster::{ABANDONED_FOR, Cluster, PendingWrite, TableHorizons, TableSet};
 use crate::pool::DatabaseEntry;
+use crate::sql::Fingerprint;
 use crate::task;
+
+/// Statements of one transaction of which it is told that they ran something unseen.
+const UNSEEN_MAX: usize = 100;
 
 /// The marks of one transaction.
 #[derive(Debug, Default)]
@@ -21,6 +27,8 @@ pub(super) struct Writes {
     /// The oldest generation of the catalog by which tables were named.
     generation: u64,
     ddl: Option<DdlTicket>,
+    /// Statements that ran what we do not see: it may be DDL.
+    unseen: SmallVec<[Fingerprint; 2]>,
 }
 
 impl Writes {
@@ -59,10 +67,25 @@ impl Writes {
         self.begin(entry, &TableSet::All, u64::MAX);
     }
 
-    /// The server says that it is done, and the client does not know yet. What was written was found by a catalog
-    /// that may have changed since: then by a trigger, say, that was not there.
-    pub(super) fn before_acknowledgment(&mut self) {
+    /// Statements about to be sent, marked as writers of any table, may call what is not in their text.
+    pub(super) fn run_unseen(&mut self, statements: &[Fingerprint]) {
+        if self.ddl.is_none() {
+            for one in statements {
+                if self.unseen.len() < UNSEEN_MAX && !self.unseen.contains(one) {
+                    self.unseen.push(*one);
+                }
+            }
+        }
+    }
+
+    /// The server says that it is done, and with the transaction if it is `over`; the client does not know yet. What
+    /// was written was found by a catalog that may have changed since: then by a trigger, say, that was not there.
+    pub(super) fn before_acknowledgment(&mut self, over: bool) {
         let Some((horizons, catalog)) = &self.database else { return };
+        // The end of DDL is a reason to look itself.
+        if over && !self.unseen.is_empty() && self.ddl.is_none() {
+            catalog.ran_unseen(&std::mem::take(&mut self.unseen), Instant::now());
+        }
         let all = || self.marks.iter().any(|mark| matches!(mark.tables(), TableSet::All));
         if !self.marks.is_empty() && self.generation < catalog.generation() && !all() {
             self.marks.push(horizons.begin_write(&TableSet::All));
@@ -75,8 +98,11 @@ impl Writes {
         for mark in self.marks.drain(..) {
             horizons.committed(mark, || &cluster.writer().horizon);
         }
+        let unseen = std::mem::take(&mut self.unseen);
         if let Some(ticket) = self.ddl.take() {
             catalog.end_ddl(ticket);
+        } else if !unseen.is_empty() {
+            catalog.ran_unseen(&unseen, Instant::now());
         }
     }
 }
@@ -88,14 +114,21 @@ impl Drop for Writes {
         for mark in self.marks.drain(..) {
             horizons.abandoned(mark, now);
         }
-        let Some(ticket) = self.ddl.take() else { return };
+        let (ticket, unseen) = (self.ddl.take(), std::mem::take(&mut self.unseen));
+        if ticket.is_none() && unseen.is_empty() {
+            return;
+        }
+        let over = move || match ticket {
+            Some(ticket) => catalog.end_ddl(ticket),
+            None => catalog.ran_unseen(&unseen, Instant::now()),
+        };
         if tokio::runtime::Handle::try_current().is_ok() {
             task::spawn("abandoned ddl", async move {
                 tokio::time::sleep(ABANDONED_FOR).await;
-                catalog.end_ddl(ticket);
+                over();
             });
         } else {
-            catalog.end_ddl(ticket);
+            over();
         }
     }
 }

@@ -194,7 +194,8 @@ fn syntax(view: View<'_>, at: usize, before: Before<'_>) -> bool {
             before.word() == b"interval"
                 || (before.word() == b"to" && matches!(before.second_word(), b"day" | b"hour" | b"minute"))
         }
-        b"columns" | b"passing" | b"escape" | b"set" => before.operand(),
+        b"columns" | b"passing" | b"escape" => before.operand(),
+        b"set" => before.operand() || assigns(view, at),
         b"conflict" => {
             let acts = || view.partner(at + 1).is_some_and(|close| view.is(close + 1, "do"));
             before.word() == b"on" && (view.is(0, "insert") || acts())
@@ -222,6 +223,44 @@ impl Before<'_> {
             self.at.checked_sub(1).and_then(|p| self.view.partner(p)).and_then(|open| open.checked_sub(1));
         owner.is_some_and(|owner| matches!(self.view.word(owner), b"on" | b"operator"))
     }
+}
+
+/// `UPDATE [ONLY] table [*] [[AS] alias] SET (columns) = …`, also as an action of ON CONFLICT or MERGE, which name
+/// no table.
+fn assigns(view: View<'_>, at: usize) -> bool {
+    /// `ONLY ( database . schema . table ) * AS alias`
+    const TARGET_MAX: usize = 11;
+    if view.partner(at + 1).is_none_or(|close| view.raw(close + 1) != b"=") {
+        return false;
+    }
+    let update = (at.saturating_sub(TARGET_MAX + 1)..at).rev().find(|p| view.is(*p, "update"));
+    let Some(update) = update else { return false };
+    // A lock is followed by other clauses, and these by expressions.
+    if update > 0 && matches!(view.word(update - 1), b"for" | b"key") {
+        return false;
+    }
+    let mut next = update + 1;
+    if next == at {
+        return true;
+    }
+    let is_name = |p: usize| match view.kind(p) {
+        Some(Kind::Word) => keyword(view.word(p)) != Keyword::Reserved,
+        kind => matches!(kind, Some(Kind::Quoted | Kind::UnicodeQuoted)),
+    };
+    next += usize::from(view.is(next, "only"));
+    let parenthesis = view.punct(next, b"(");
+    next += usize::from(parenthesis);
+    if !is_name(next) {
+        return false;
+    }
+    next += 1;
+    while view.punct(next, b".") {
+        next += 2;
+    }
+    next += usize::from(parenthesis && view.punct(next, b")"));
+    next += usize::from(view.raw(next) == b"*");
+    next += usize::from(view.is(next, "as"));
+    next == at || (next + 1 == at && is_name(next))
 }
 
 /// True if the last clause word before `at`, at its own depth, is GROUP BY.

@@ -51,8 +51,10 @@ impl Hint {
 impl Comments for Hint {
     fn comment(&mut self, text: &[u8]) {
         // Most comments are somebody else's: look for our words before anything else.
-        let ours =
-            text.windows(5).any(|w| w.eq_ignore_ascii_case(b"pgwei") || w.eq_ignore_ascii_case(b"pgdog"));
+        let ours = text.windows(5).any(|w| {
+            matches!(w[0], b'p' | b'P')
+                && (w.eq_ignore_ascii_case(b"pgwei") || w.eq_ignore_ascii_case(b"pgdog"))
+        });
         if ours {
             if let Ok(text) = std::str::from_utf8(text) {
                 directives(text, self);

@@ -146,7 +146,7 @@ async fn one_phase(
     registers: &Arc<Registers>,
     clients: u64,
 ) -> (Stats, f64, Vec<Told>) {
-    let trouble = tokio::spawn(disturb(Arc::clone(phase), Arc::clone(nodes)));
+    let trouble = tokio::spawn(disturb(Arc::clone(phase), Arc::clone(nodes), Arc::clone(registers)));
     // Until the last client has ended, which may be one that waits for a row that such a transaction holds.
     let (all_ended, mut ended) = tokio::sync::watch::channel(false);
     let sweeper = tokio::spawn({
@@ -175,7 +175,11 @@ async fn one_phase(
     phase.end();
     drop(all_ended);
     sweeper.await.unwrap();
-    (stats, seconds, trouble.await.unwrap())
+    let told = trouble.await.unwrap();
+    for (fault, text) in told.iter().flat_map(|one| &one.faults) {
+        stats.fault(*fault, || text.clone());
+    }
+    (stats, seconds, told)
 }
 
 /// Looks at every register on the primary itself, now that all is quiet.
@@ -251,7 +255,7 @@ impl Judge {
 
     fn complaints(&self, clients: u64, share: bool) -> Vec<String> {
         let forbidden: &[Fault] = match self.level.as_str() {
-            "eventual" => &[Fault::NeverWritten, Fault::TornSnapshot, Fault::Lost],
+            "eventual" => &[Fault::NeverWritten, Fault::TornSnapshot, Fault::Lost, Fault::TakenTwice],
             "session" => &Fault::ALL[1..],
             _ => &Fault::ALL,
         };

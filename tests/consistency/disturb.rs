@@ -8,6 +8,9 @@ use pgweir::cli::local_cluster::Mode;
 use crate::nodes::Nodes;
 use crate::phase::Phase;
 use crate::random::Random;
+use crate::registers::Registers;
+use crate::report::Fault;
+use crate::takeover::Takeover;
 
 /// One kind of trouble; a phase has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -32,6 +35,8 @@ pub enum Disturbance {
     Switchover,
     /// The primary is killed, a replica promoted. Commits are synchronous, so none is lost.
     Failover,
+    /// The primary is cut off and lives, a replica is promoted, and the old primary is there again, as such.
+    Split,
 }
 
 impl Disturbance {
@@ -42,6 +47,16 @@ impl Disturbance {
     /// Replicas replay late all the time.
     fn delays(self) -> bool {
         matches!(self, Self::Delay | Self::Slow | Self::Storm)
+    }
+
+    /// Another node becomes the primary.
+    pub fn promotes(self) -> bool {
+        matches!(self, Self::Switchover | Self::Failover | Self::Split)
+    }
+
+    /// Only what a replica has, too, is acknowledged.
+    fn is_synchronous(self) -> bool {
+        matches!(self, Self::Failover | Self::Split)
     }
 
     pub fn name(self) -> &'static str {
@@ -56,6 +71,7 @@ impl Disturbance {
             Self::Storm => "storm",
             Self::Switchover => "switchover",
             Self::Failover => "failover",
+            Self::Split => "split",
         }
     }
 }
@@ -68,6 +84,8 @@ const DELAY_MS: u64 = 50;
 pub struct Told {
     pub text: String,
     pub well: bool,
+    /// Writes that are not where they must be.
+    pub faults: Vec<(Fault, String)>,
 }
 
 /// New writes must succeed within this time of a promotion. pgweir should need a fifth of it; the machines that run
@@ -75,7 +93,7 @@ pub struct Told {
 const WRITES_AGAIN: Duration = Duration::from_secs(10);
 
 /// Brings the trouble again and again until the phase is over, then mends everything.
-pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
+pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>, registers: Arc<Registers>) -> Vec<Told> {
     let mut random = Random::of(&[phase.seed, 0xD157]);
     let mut told = Vec::new();
     let kind = phase.disturbance;
@@ -84,7 +102,7 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
             .blocking(|nodes| nodes.replicas().into_iter().try_for_each(|node| nodes.delay(node, DELAY_MS)))
             .await;
     }
-    if kind == Disturbance::Failover {
+    if kind.is_synchronous() {
         nodes.blocking(|nodes| nodes.synchronous(true)).await;
     }
     while phase.rest(range(&mut random, 100, 400)).await {
@@ -141,18 +159,18 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
                 nodes.proxy(any).cut();
                 phase.rest(range(&mut random, 50, 500)).await;
             }
-            Disturbance::Switchover | Disturbance::Failover => {
+            Disturbance::Switchover | Disturbance::Failover | Disturbance::Split => {
                 if !phase.rest(range(&mut random, 500, 1000)).await {
                     break;
                 }
-                told.push(switch(&phase, &nodes, one, &mut random).await);
+                told.push(switch(&phase, &nodes, &registers, one, &mut random).await);
             }
         }
     }
     (0..nodes.count()).for_each(|node| nodes.proxy(node).slow(0));
     nodes
         .blocking(move |nodes| {
-            if kind == Disturbance::Failover {
+            if kind.is_synchronous() {
                 nodes.synchronous(false)?;
             }
             if kind.delays() {
@@ -164,33 +182,95 @@ pub async fn disturb(phase: Arc<Phase>, nodes: Arc<Nodes>) -> Vec<Told> {
     told
 }
 
-/// Another node becomes the primary; the old one comes back as a replica.
-async fn switch(phase: &Phase, nodes: &Arc<Nodes>, how: Disturbance, random: &mut Random) -> Told {
+/// Another node becomes the primary; the old one comes back as a primary that knows of nothing, which must get no
+/// write that anybody is told of, and then as a replica.
+async fn switch(
+    phase: &Phase,
+    nodes: &Arc<Nodes>,
+    registers: &Arc<Registers>,
+    how: Disturbance,
+    random: &mut Random,
+) -> Told {
     let old = nodes.primary();
-    let mode = if how == Disturbance::Failover { Mode::Immediate } else { Mode::Fast };
     let begun = Instant::now();
-    nodes.blocking(move |nodes| nodes.cluster().stop(old, mode)).await;
+    match how {
+        Disturbance::Split => {
+            nodes.proxy(old).stall();
+            nodes.blocking(Nodes::sever).await;
+        }
+        Disturbance::Failover => {
+            nodes.blocking(move |nodes| nodes.cluster().stop(old, Mode::Immediate)).await
+        }
+        _ => nodes.blocking(move |nodes| nodes.cluster().stop(old, Mode::Fast)).await,
+    }
     let stopped = begun.elapsed();
     let new = nodes.blocking(Nodes::promote_best).await;
     let promoted = Instant::now();
     let before = phase.writes();
+    let mut takeover = look(nodes, registers, new, Takeover::default()).await;
     while phase.writes() == before && promoted.elapsed() < WRITES_AGAIN && !phase.over() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     // At the end of a phase nobody may be left to write.
     let waited = promoted.elapsed();
     let again = phase.writes() != before;
-    phase.rest(range(random, 200, 1500)).await;
-    nodes.blocking(move |nodes| nodes.cluster().rebuild(old, new)).await;
+    let until = Instant::now() + range(random, 200, 1500);
+    while Instant::now() < until && phase.rest(Duration::from_millis(30)).await {
+        takeover = look(nodes, registers, new, takeover).await;
+    }
+    // There it is again, and takes itself for the primary.
+    if how == Disturbance::Split {
+        nodes.proxy(old).cut();
+        nodes.proxy(old).flow();
+    } else {
+        nodes.blocking(move |nodes| nodes.cluster().start_node(old)).await;
+    }
+    let until = Instant::now() + range(random, 300, 1200);
+    while Instant::now() < until && phase.rest(Duration::from_millis(30)).await {
+        takeover = look(nodes, registers, new, takeover).await;
+    }
+    let shared = Arc::clone(registers);
+    let found = nodes
+        .blocking(move |nodes| {
+            // Commits that wait for a replica are seen after a crash only.
+            nodes.cluster().stop(old, Mode::Immediate)?;
+            nodes.proxy(old).stall();
+            nodes.cluster().start_node(old)?;
+            takeover.look(nodes, new, &shared)?;
+            let found = takeover.compare(nodes, (old, new), &shared)?;
+            nodes.cluster().rebuild(old, new)?;
+            nodes.proxy(old).cut();
+            nodes.proxy(old).flow();
+            Ok(found)
+        })
+        .await;
     let text = format!(
-        "{}: node {old} gone after {} ms, node {new} promoted at {} ms, {} {} ms after that",
+        "{}: node {old} gone after {} ms, node {new} promoted at {} ms, {} {} ms after that; of {} versions node {old} \
+         had {} alone",
         how.name(),
         stopped.as_millis(),
         (promoted - begun).as_millis(),
         if again { "a write acknowledged" } else { "the phase over, without a write," },
-        waited.as_millis()
+        waited.as_millis(),
+        found.compared,
+        found.alone,
     );
-    Told { text, well: again || waited < WRITES_AGAIN }
+    Told { text, well: again || waited < WRITES_AGAIN, faults: found.faults }
+}
+
+async fn look(
+    nodes: &Arc<Nodes>,
+    registers: &Arc<Registers>,
+    new: usize,
+    mut takeover: Takeover,
+) -> Takeover {
+    let registers = Arc::clone(registers);
+    nodes
+        .blocking(move |nodes| {
+            takeover.look(nodes, new, &registers)?;
+            Ok(takeover)
+        })
+        .await
 }
 
 fn range(random: &mut Random, from: u64, to: u64) -> Duration {

@@ -32,6 +32,7 @@ mod registers;
 mod report;
 mod schema;
 mod session;
+mod takeover;
 mod writes;
 
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ const TESTS: &[harness::Test] = &[
         (options.seconds, options.operations, options.disturb) = (Some(5), None, Vec::new());
         check::run(&options).complaints
     }),
+    ("writes_of_two_nodes_are_noticed", takeover::is_noticed),
     ("late_replicas_are_noticed_when_nothing_is_promised", || {
         let mut options = Options::parse_from(["consistency"]);
         options.level = "eventual".to_owned();

@@ -18,7 +18,7 @@ pub struct Nodes {
 impl Nodes {
     /// A primary and two replicas.
     pub async fn start() -> Arc<Self> {
-        let mut options = LocalClusterOptions::with_replicas(2);
+        let mut options = LocalClusterOptions::with_replicas(2).set("track_commit_timestamp", "on");
         // Logins are not what is checked, and in a debug build SCRAM takes longer than all the rest.
         options.hba.push("host all all 127.0.0.1/32 trust".to_owned());
         let cluster = tokio::task::spawn_blocking(move || LocalCluster::start(&options))
@@ -97,6 +97,21 @@ impl Nodes {
             let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
             self.cluster.psql(node, "postgres", &sql)?;
             self.cluster.psql(node, "postgres", "SELECT pg_reload_conf()")?;
+        }
+        Ok(())
+    }
+
+    /// Nothing more reaches the replicas, though the primary is alive.
+    pub fn sever(&self) -> Result<(), LocalClusterError> {
+        for node in self.replicas() {
+            self.cluster.psql(node, "postgres", "ALTER SYSTEM SET primary_conninfo = ''")?;
+            self.cluster.psql(node, "postgres", "SELECT pg_reload_conf()")?;
+        }
+        for node in self.replicas() {
+            let sql = "SELECT count(*) FROM pg_stat_wal_receiver";
+            while self.cluster.psql(node, "postgres", sql)?.trim() != "0" {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
         }
         Ok(())
     }

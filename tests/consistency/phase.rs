@@ -137,7 +137,7 @@ impl Slice {
             }
         });
         let ways = ways.collect();
-        let promotes = matches!(phase.disturbance, Disturbance::Failover | Disturbance::Switchover);
+        let promotes = phase.disturbance.promotes();
         let writes_per_mille = if promotes { 60 } else { random.pick(&[3, 10, 30, 100, 250]) };
         let bursts = random.per_mille(400).then(|| random.pick(&[60, 120, 200]));
         let bursts = bursts.filter(|_| phase.run.per_mille.is_none());

@@ -53,17 +53,20 @@ pub enum Fault {
     TornSnapshot,
     /// Acknowledged, and not there any more when all is quiet.
     Lost,
+    /// Committed by the old primary and, not as its copy, by the new one.
+    TakenTwice,
 }
 
 impl Fault {
     /// All of them; only the first is one that `session` allows.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Stale,
         Self::OwnWriteMissed,
         Self::WentBack,
         Self::NeverWritten,
         Self::TornSnapshot,
         Self::Lost,
+        Self::TakenTwice,
     ];
 }
 
@@ -76,6 +79,7 @@ impl Display for Fault {
             Self::NeverWritten => "versions never written",
             Self::TornSnapshot => "torn snapshots",
             Self::Lost => "acknowledged writes lost",
+            Self::TakenTwice => "writes taken by two nodes",
         })
     }
 }
@@ -153,7 +157,10 @@ impl Stats {
             self.faults(Fault::Stale),
             self.faults(Fault::OwnWriteMissed),
             self.faults(Fault::WentBack),
-            self.faults(Fault::NeverWritten) + self.faults(Fault::TornSnapshot) + self.faults(Fault::Lost),
+            self.faults(Fault::NeverWritten)
+                + self.faults(Fault::TornSnapshot)
+                + self.faults(Fault::Lost)
+                + self.faults(Fault::TakenTwice),
             self.errors.values().sum::<u64>(),
         )
     }
