@@ -755,7 +755,7 @@ const COLUMNS: &[(&str, &str)] = &[
         "CLUSTER",
         "database s, shard i, node s, role s, observed_role s, state s, standing s, timeline q, replay_lsn s, lag_bytes q, lag_ms q, in_flight i, weight i, near i, latency_us q, statements q, failures q, banned i, why s",
     ),
-    ("ROUTES", "database s, target s, reason s, count q"),
+    ("ROUTES", "database s, target s, reason s, count q, shard i"),
 ];
 
 #[tokio::test]

@@ -161,7 +161,8 @@ async fn compare(key_type: &str, statements: u64) {
         let shard = match plan.destination(sql.as_bytes(), lex, &schema, &bound) {
             Ok(Destination::Shard { shard, .. }) => shard,
             Ok(Destination::Any) => 0,
-            Ok(Destination::All { .. }) => panic!("none of these is for all shards: {sql}"),
+            // None of these statements is for all shards.
+            Ok(Destination::All { what }) => panic!("{sql}: {what}"),
             Err(refusal) => {
                 *refused.entry(refusal.label()).or_default() += 1;
                 continue;

@@ -531,9 +531,9 @@ impl Walk<'_> {
         is_value: impl Fn(usize) -> bool,
     ) {
         let Some(open) = open else { return };
-        for (column, expr) in row.iter().enumerate() {
-            if let Some(place) = self.place(expr).filter(|_| is_value(column)) {
-                let origin = Origin::Row(Column { open, several, columns: row.len(), column });
+        for (number, expr) in row.iter().enumerate() {
+            if let Some(place) = self.place(expr).filter(|_| is_value(number)) {
+                let origin = Origin::Row(Column { open, several, columns: row.len(), number });
                 self.bind(place, Some(origin));
             }
         }

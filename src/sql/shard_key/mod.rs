@@ -493,7 +493,7 @@ impl KeyPlan {
                         Some(Origin::Bool(word)) => word.to_string(),
                         Some(Origin::List { open, .. }) => format!("list from {}", value(open + 1)),
                         Some(Origin::Array { token, .. }) => format!("array in {}", value(*token)),
-                        Some(Origin::Row(of)) => format!("column {} of a row of values", of.column + 1),
+                        Some(Origin::Row(of)) => format!("column {} of a row of values", of.number + 1),
                         Some(Origin::Unnested { arrays, column, .. }) => match arrays.get(*column) {
                             Some(token) => format!("elements of array in {}", value(*token)),
                             None => continue,

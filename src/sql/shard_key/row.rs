@@ -19,7 +19,7 @@ pub(super) struct Column {
     /// How many columns a row has.
     pub(super) columns: usize,
     /// Which of them it is.
-    pub(super) column: usize,
+    pub(super) number: usize,
 }
 
 impl Source<'_> {
@@ -36,7 +36,7 @@ impl Source<'_> {
             }
             let (cells, _) = cells(&mut scanner, rest).ok_or(NoValue::Unread)?;
             // The columns on the left were counted from normalized tokens: only the same number is the same row.
-            let cell = cells.get(of.column).filter(|_| cells.len() == of.columns).ok_or(NoValue::Unread)?;
+            let cell = cells.get(of.number).filter(|_| cells.len() == of.columns).ok_or(NoValue::Unread)?;
             values.push(self.cell(cell, rest, None, key)?);
             if !of.several {
                 return Ok(values);

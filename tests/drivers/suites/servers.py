@@ -111,11 +111,12 @@ class Target:
 
     def routes(self):
         """What pgweir has decided, over all databases: how often for each target and reason."""
-        command = [self.servers.programs / "psql", "-XqAt", "-F", " ", "-c", "SHOW ROUTES", "-d", "pgweir"]
+        command = [self.servers.programs / "psql", "-XqAt", "-c", "SHOW ROUTES", "-d", "pgweir"]
         done = subprocess.run(command, env=self.environment("pgweir"), capture_output=True, text=True, check=True)
         counts = collections.Counter()
         for line in done.stdout.splitlines():
-            _, target, reason, count = line.rsplit(" ", 3)
+            # The database's name may be anything; the last column is the shard, if there is one.
+            _, target, reason, count, _ = line.rsplit("|", 4)
             counts[target, reason] += int(count)
         return counts
 
