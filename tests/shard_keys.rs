@@ -60,7 +60,12 @@ impl Parameters for Bound {
 
 fn ask(sql: &str, schema: &ShardedSchema, bound: &Bound) -> Result<Destination, Refusal> {
     let plan = key_plan(sql.as_bytes(), LexOptions::default(), schema);
-    plan.destination(sql.as_bytes(), LexOptions::default(), schema, bound)
+    let found = plan.destination(sql.as_bytes(), LexOptions::default(), schema, bound);
+    if let Some(by_parameters) = plan.by_parameters(sql.as_bytes(), LexOptions::default()) {
+        // What is remembered of a text says the same as the text.
+        assert_eq!(by_parameters.destination(schema, bound), found, "{sql}");
+    }
+    found
 }
 
 fn shown(answer: &Result<Destination, Refusal>) -> String {
