@@ -657,3 +657,53 @@ fn rows_of_a_copy_go_to_their_shards() {
     assert_eq!(sharded.direct("SELECT count(*) FROM note"), ["0", "0"]);
     fine(&mut client, "SELECT 1");
 }
+
+#[test]
+fn strings_of_several_statements_run_on_all_shards_as_one() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    let both = "INSERT INTO country VALUES ('a', 'a'); CREATE TABLE event_x (tenant_id bigint)";
+    let answer = run(&mut client, both);
+    assert_eq!((sqlstate(&answer), status(&answer)), (None, b'I'));
+    let there = "SELECT count(*), to_regclass('event_x') IS NOT NULL FROM country";
+    assert_eq!(sharded.direct(there), ["1|t", "1|t"]);
+    // The second fails: the first is undone.
+    let answer =
+        run(&mut client, "INSERT INTO country VALUES ('b', 'b'); CREATE TABLE event_x (tenant_id bigint)");
+    assert_eq!(sqlstate(&answer).as_deref(), Some("42P07"));
+    assert_eq!(sharded.direct(there), ["1|t", "1|t"]);
+    // In a transaction, too.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "DROP TABLE event_x; DELETE FROM country");
+    let answer = run(&mut client, "DELETE FROM country; COMMIT");
+    assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("0A000"), b'E'));
+    fine(&mut client, "ROLLBACK");
+    assert_eq!(sharded.direct(there), ["1|t", "1|t"]);
+}
+
+#[test]
+fn what_the_server_reports_of_settings_is_told_once() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "DELETE FROM country");
+    let answer = run(&mut client, "SET LOCAL standard_conforming_strings = off");
+    let told: Vec<_> = answer.iter().filter(|(tag, _)| *tag == b'S').collect();
+    assert_eq!(told.len(), 1, "{answer:?}");
+    // And text is read accordingly: a backslash escapes the quote here.
+    assert_eq!(
+        fine(&mut client, r"SELECT 'it\'s' || code FROM country RIGHT JOIN (SELECT 1) x ON true").len(),
+        1
+    );
+    // What would keep a server connection is refused, on whichever shard.
+    let answer = run(&mut client, "/* pgweir: shard=1 */ SELECT pg_advisory_lock(1)");
+    assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("0A000"), b'E'));
+    // As PostgreSQL does when a transaction fails.
+    assert_eq!(answer.iter().filter(|(tag, _)| *tag == b'S').count(), 1, "{answer:?}");
+    fine(&mut client, "ROLLBACK");
+    assert_eq!(fine(&mut client, r"SELECT 'a\'"), [r"a\"]);
+    for shard in 0..2 {
+        let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+        assert_eq!(sharded.shards[shard].on(0, locks), "0");
+    }
+}

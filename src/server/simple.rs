@@ -219,7 +219,7 @@ fn read_row(body: &[u8]) -> Result<Vec<Option<String>>, QueryError> {
 /// What a server answered to messages that end with a Sync or are a Query.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// The messages, but for the last, ReadyForQuery.
+    /// The messages, but for the last, ReadyForQuery, and what the server reports of its settings.
     pub messages: BytesMut,
     /// The body of the error among them.
     pub error: Option<Vec<u8>>,
@@ -281,12 +281,12 @@ impl ServerConn {
                     self.wire.flush().await?;
                     continue;
                 }
-                tag => {
-                    if tag == BackendTag::PARAMETER_STATUS
-                        && let Ok((name, value)) = parameters::parse(body)
-                    {
+                BackendTag::PARAMETER_STATUS => {
+                    if let Ok((name, value)) = parameters::parse(body) {
                         self.parameters.insert(name, value);
                     }
+                }
+                tag => {
                     if tag == BackendTag::ERROR_RESPONSE {
                         answer.error = Some(body.to_vec());
                     }

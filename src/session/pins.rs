@@ -15,7 +15,7 @@ use super::client::ClientSession;
 use super::error::SessionError;
 
 /// What pins as far as the text of a statement tells.
-const WILL_PIN: SessionEffects = SessionEffects::TEMP_OBJECT
+pub(super) const WILL_PIN: SessionEffects = SessionEffects::TEMP_OBJECT
     .union(SessionEffects::HOLD_CURSOR)
     .union(SessionEffects::ADVISORY_LOCK)
     .union(SessionEffects::SQL_PREPARE)

@@ -105,6 +105,8 @@ pub(super) struct BatchFacts {
     /// What the last of them does to the transaction.
     pub(super) control: Option<TransactionControl>,
     pub(super) effects: SessionEffects,
+    /// Something in it begins or ends a transaction, or marks one.
+    pub(super) controls: bool,
     /// One that PostgreSQL runs outside of transactions only.
     pub(super) is_alone: bool,
 }
@@ -637,6 +639,10 @@ impl ClientSession {
         let bound = Bound { types: run.types, rest: run.rest, is_utf8 };
         let chosen = self.chosen();
         let plan = || set.plan(statement, run.text, self.lex);
+        let controls = statement.control.is_some() || (statement.statement_count > 1 && plan().controls());
+        if controls && let Some(sharded) = self.sharded.as_deref_mut() {
+            sharded.facts.controls = true;
+        }
         let by_parameters = if run.is_query {
             None
         } else {

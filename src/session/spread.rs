@@ -34,6 +34,7 @@ use super::checkout::Needs;
 use super::client::ClientSession;
 use super::error::SessionError;
 use super::mirror::{Mirror, PartRequest, answered, divided, shown, united};
+use super::pins::WILL_PIN;
 use super::sharded::{Placement, refused};
 use super::writes::Writes;
 
@@ -114,7 +115,7 @@ impl ClientSession {
         let synced = matches!(batch.end, BatchEnd::Query | BatchEnd::Sync);
         let is_own = self.spread().is_none() && self.begun.is_none() && self.lease.is_none();
         let facts = self.sharded.as_deref().map(|sharded| sharded.facts).unwrap_or_default();
-        if is_own && (!synced || plan.may_begin || plan.may_end) {
+        if is_own && (!synced || facts.controls) {
             let what = Refusal::Construct("a statement for all shards in a string or pipeline with others");
             self.refuse(batch, &refused(&what));
             return Ok(());
@@ -149,9 +150,13 @@ impl ClientSession {
             Some(end) if facts.statements == 1 && facts.count == 1 => {
                 return self.end_spread(batch, spread, &mirror, end).await;
             }
-            _ if spread.failed.is_none() && (end.is_some() || facts.count > 1 && plan.may_end) => {
+            _ if spread.failed.is_none() && (end.is_some() || facts.count > 1 && facts.controls) => {
                 let what =
                     Refusal::Construct("the end of a transaction on all shards among other statements");
+                fail(&mut spread, 0, &refused(&what)).await?
+            }
+            _ if spread.failed.is_none() && facts.effects.intersects(WILL_PIN) => {
+                let what = Refusal::Construct("what stays in one session, in a transaction on all shards,");
                 fail(&mut spread, 0, &refused(&what)).await?
             }
             _ => match (&placement, parts) {
@@ -206,6 +211,9 @@ impl ClientSession {
             }
         }
         let status = spread.status();
+        if let Some(member) = spread.members.first() {
+            self.tell_parameters(&member.lease);
+        }
         if let Some(sharded) = self.sharded.as_deref_mut() {
             sharded.spread = Some(spread);
         }
@@ -228,6 +236,17 @@ impl ClientSession {
         }
         self.consume(batch);
         self.answered_at = Instant::now();
+    }
+
+    /// The client is told of settings that a server has reported.
+    fn tell_parameters(&mut self, lease: &ServerLease) {
+        for (name, value) in lease.parameters.iter() {
+            // The client talks to all nodes at once.
+            if name != "in_hot_standby" && self.told.insert(name, value) {
+                backend::parameter_status(&mut self.wire.outbox, name, value);
+            }
+        }
+        self.lex = super::state::lex_options(&self.told);
     }
 
     /// Server connections on all shards, each in a transaction that began as the client's did.
@@ -553,10 +572,17 @@ impl ClientSession {
             let mut lease = member.lease;
             if shard > 0 {
                 self.note_what_was_seen(wrote);
-                lease.settings_uncertain |= self.effects != SessionEffects::NONE;
-                lease.checkin();
+                let settings = SessionEffects::SETTING.union(SessionEffects::SETTING_LOCAL);
+                if settings.union(self.effects) == settings {
+                    lease.settings_uncertain |= self.effects != SessionEffects::NONE;
+                    lease.checkin();
+                } else {
+                    // What else may be left there nobody knows.
+                    lease.mark_broken();
+                }
                 continue;
             }
+            self.tell_parameters(&lease);
             self.answered(batch, TransactionStatus::Idle);
             if lease.is_clean() {
                 self.handle().link(Arc::clone(lease.identity()));

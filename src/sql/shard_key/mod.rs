@@ -106,6 +106,8 @@ pub enum Destination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPlan {
     statements: Vec<Plan>,
+    /// Some statement of it begins or ends a transaction, or marks one.
+    controls: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +160,7 @@ const DIFFERENT_WORDS: &[&str] =
 
 /// The plan of every text with the fingerprint of this one.
 pub fn key_plan(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> KeyPlan {
-    let refused = |refusal| KeyPlan { statements: vec![Plan::Refused(refusal)] };
+    let refused = |refusal| KeyPlan { statements: vec![Plan::Refused(refusal)], controls: true };
     if lex.backslash_trail_bytes && !sql.is_ascii() {
         return refused(Refusal::NotUnderstood);
     }
@@ -168,8 +170,9 @@ pub fn key_plan(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> KeyPlan 
         return refused(Refusal::NotUnderstood);
     }
     let text = Text::new(sql, &collected.tokens);
-    let statements = text.statements().into_iter().map(|view| plan(view, schema)).collect();
-    KeyPlan { statements }
+    let views = text.statements();
+    let controls = views.iter().any(|view| classify(*view).control.is_some());
+    KeyPlan { statements: views.into_iter().map(|view| plan(view, schema)).collect(), controls }
 }
 
 fn plan(view: View<'_>, schema: &ShardedSchema) -> Plan {
@@ -382,6 +385,11 @@ impl KeyPlan {
             Plan::All(what) => Some(what.as_str()),
             Plan::Refused(_) | Plan::Anywhere | Plan::Keyed { .. } => None,
         })
+    }
+
+    /// Whether some statement of it begins or ends a transaction, or marks one.
+    pub fn controls(&self) -> bool {
+        self.controls
     }
 
     /// The groups of tables that have keys in it.
