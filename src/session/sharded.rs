@@ -804,7 +804,12 @@ fn cursor_in(text: &[u8], lex: LexOptions) -> Option<(CursorUse, String)> {
 
 /// Whether PostgreSQL runs a command outside of transactions only.
 fn runs_alone(text: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    // Most statements are not of these.
+    let first = text.trim_ascii_start().first().map_or(0, u8::to_ascii_lowercase);
+    if !matches!(first, b'v' | b'c' | b'd' | b'r' | b'a') {
+        return false;
+    }
+    let text = String::from_utf8_lossy(text.get(..200).unwrap_or(text)).to_ascii_lowercase();
     let mut words = text.split_ascii_whitespace();
     let first = words.next().unwrap_or_default();
     matches!(first, "vacuum" | "cluster")
