@@ -498,6 +498,19 @@ fn a_transaction_on_all_shards() {
     let answer = run(&mut client, "COMMIT");
     assert_eq!(answer[0], (b'C', b"ROLLBACK\0".to_vec()));
     assert_eq!(sharded.direct("SELECT count(*) FROM country"), ["1", "1"]);
+    // Whatever comes between: a Sync alone, a Parse, a refused INSERT.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "DELETE FROM country");
+    client.send(
+        &send().run("DELETE FROM country WHERE nothing", &[]).sync().sync().parse("p", "SELECT 1").sync().0,
+    );
+    let answer = read(&mut client, Until::Ready(3));
+    assert_eq!((sqlstate(&answer).as_deref(), status(&answer)), (Some("42703"), b'E'));
+    assert!(
+        sqlstate(&run(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 50), (3, 50)")).is_some()
+    );
+    assert_eq!(run(&mut client, "COMMIT")[0], (b'C', b"ROLLBACK\0".to_vec()));
+    assert_eq!(sharded.direct("SELECT count(*) FROM country"), ["1", "1"]);
     // Server connections are as clean as before, and there are as many.
     for key in [1, 3] {
         assert_eq!(

@@ -176,7 +176,10 @@ impl ClientSession {
         }
         match outcome {
             Outcome::Done(answer) if spread.is_clients => {
-                spread.failed = None;
+                // Nothing else makes a failed transaction whole; a Sync alone succeeds in it, too.
+                if facts.control == Some(TransactionControl::RollbackTo) {
+                    spread.failed = None;
+                }
                 self.wire.outbox.extend_from_slice(&answer);
                 mirror.define(&mut self.statements);
                 self.saw_error = false;
@@ -534,7 +537,11 @@ impl ClientSession {
         for at in 0..spread.members.len() {
             let Some(member) = spread.members.get_mut(at) else { continue };
             let lost = match self.ask(&mut member.lease, &commit).await {
-                Ok(Answer { error: None, .. }) => continue,
+                Ok(answer) if answer.error.is_none() && has_tag(&answer, "COMMIT") => continue,
+                // It had failed there, and nobody knew.
+                Ok(Answer { error: None, .. }) => {
+                    ErrorResponse::error(SqlState::IN_FAILED_TRANSACTION, "the transaction was rolled back")
+                }
                 Ok(Answer { error: Some(body), .. }) => from_server(&body),
                 Err(SessionError::ServerLost(cause)) => {
                     member.lease.mark_broken();
@@ -668,6 +675,13 @@ fn partly_done(failed: usize, cause: ErrorResponse) -> BytesMut {
         .hint("The shards differ now: make them the same, with /* pgweir: shard=… */ in front of each statement.")
         .write(&mut out);
     out
+}
+
+/// Whether a server says that it has run a command with this tag.
+fn has_tag(answer: &Answer, tag: &str) -> bool {
+    let mut wanted = BytesMut::new();
+    backend::command_complete(&mut wanted, tag);
+    answer.messages.ends_with(&wanted)
 }
 
 /// Two shards do not say the same.
