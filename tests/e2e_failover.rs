@@ -113,8 +113,10 @@ async fn write(pgweir: Arc<Pgweir>, seen: Arc<Seen>, id: i32) {
             Ok(()) => seen.acknowledged.lock().push((Instant::now(), id, n)),
             Err(error) => {
                 let text = format!("{error}: {:?}", error.as_db_error());
+                // FATAL is the last word of a connection, whenever its end is noticed.
+                let is_last = error.as_db_error().is_some_and(|error| error.severity() == "FATAL");
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                if client.is_closed() {
+                if is_last || client.is_closed() {
                     seen.lost.fetch_add(1, Ordering::Relaxed);
                     client = connect(&pgweir).await;
                 } else {

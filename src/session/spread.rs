@@ -284,6 +284,8 @@ impl ClientSession {
         });
         for shard in 0..count {
             let lease = if shard == home && held.is_some() { held.take() } else { None };
+            // What the transaction has written on its own shard is settled there.
+            let writes = if lease.is_some() { std::mem::take(&mut self.writes) } else { Writes::default() };
             let opened = match lease {
                 Some(lease) => Ok(lease),
                 None => {
@@ -295,14 +297,17 @@ impl ClientSession {
                 }
             };
             match opened {
-                Ok(lease) => spread.members.push(Member { lease, writes: Writes::default() }),
+                Ok(lease) => spread.members.push(Member { lease, writes }),
                 Err(response) => {
                     let at = spread.members.len();
                     let own = usize::try_from(home).ok().filter(|home| !is_own && *home < at);
                     // The transaction goes on on its own shard, where it fails now.
                     let own = own.filter(|_| begun.is_some() && held.is_none());
                     rollback_but(&mut spread.members, own).await;
-                    let kept = own.map(|own| spread.members.swap_remove(own).lease);
+                    let kept = own.map(|own| spread.members.swap_remove(own)).map(|member| {
+                        self.writes = member.writes;
+                        member.lease
+                    });
                     spread.members.into_iter().for_each(|member| member.lease.checkin());
                     self.switch_to(home);
                     self.lease = held.or(kept).filter(|lease| lease.status != TransactionStatus::Idle);
