@@ -18,9 +18,9 @@ use std::time::Instant;
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
-use crate::clients::{Activity, ServerIdentity};
+use crate::clients::{Activity, Order, ServerIdentity};
 use crate::cluster::TableSet;
-use crate::pool::ServerLease;
+use crate::pool::{DatabaseEntry, ServerLease};
 use crate::protocol::{
     ErrorFields, ErrorResponse, SqlState, TransactionStatus, backend, frontend, raw_error,
 };
@@ -57,6 +57,8 @@ pub(super) struct Spread {
 struct Member {
     lease: ServerLease,
     writes: Writes,
+    /// Of the shard's roles when its primary was chosen.
+    epoch: u32,
 }
 
 /// What a batch comes to.
@@ -132,7 +134,7 @@ impl ClientSession {
                 }
             }
         };
-        self.arm(self.topology.config.timeouts.query, crate::clients::Order::QueryTimeout);
+        self.arm(self.topology.config.timeouts.query, Order::QueryTimeout);
         self.effects.insert(plan.effects);
         self.wrote |= plan.writes;
         self.custom_names.append(&mut plan.custom_names);
@@ -276,6 +278,7 @@ impl ClientSession {
         }
         let work = Work { effect: Effect::Write, ..Work::NONE };
         let mut held = self.lease.take();
+        let held_since = self.lead_epoch;
         let mut spread = Box::new(Spread {
             members: Vec::new(),
             failed: None,
@@ -285,7 +288,8 @@ impl ClientSession {
         for shard in 0..count {
             let lease = if shard == home && held.is_some() { held.take() } else { None };
             // What the transaction has written on its own shard is settled there.
-            let writes = if lease.is_some() { std::mem::take(&mut self.writes) } else { Writes::default() };
+            let is_own_shard = lease.is_some();
+            let writes = if is_own_shard { std::mem::take(&mut self.writes) } else { Writes::default() };
             let opened = match lease {
                 Some(lease) => Ok(lease),
                 None => {
@@ -297,7 +301,10 @@ impl ClientSession {
                 }
             };
             match opened {
-                Ok(lease) => spread.members.push(Member { lease, writes }),
+                Ok(lease) => {
+                    let epoch = if is_own_shard { held_since } else { self.lead_epoch };
+                    spread.members.push(Member { lease, writes, epoch });
+                }
                 Err(response) => {
                     let at = spread.members.len();
                     let own = usize::try_from(home).ok().filter(|home| !is_own && *home < at);
@@ -377,6 +384,7 @@ impl ClientSession {
         if mirror.is_local() && spread.failed.is_none() {
             return Ok(Outcome::Done(answered(&Answer::default(), mirror)));
         }
+        self.check_roles(spread)?;
         let all = 0..spread.members.len();
         let goes_back = facts.control == Some(TransactionControl::RollbackTo);
         let targets: SmallVec<[usize; 4]> = match (spread.failed, placement) {
@@ -462,6 +470,17 @@ impl ClientSession {
         }
     }
 
+    /// Who changes roles ends the sessions that are linked to the old primary; this one is linked to one of several.
+    fn check_roles(&self, spread: &Spread) -> Result<(), SessionError> {
+        let Some(sharded) = self.sharded.as_deref() else { return Ok(()) };
+        let lead = |entry: &Arc<DatabaseEntry>| entry.cluster.leadership.lead().epoch;
+        let mut members = spread.members.iter().zip(sharded.set.entries());
+        if members.any(|(member, entry)| member.epoch != lead(entry)) {
+            return Err(SessionError::Ordered(Order::PrimaryChanged));
+        }
+        Ok(())
+    }
+
     /// Asks one server, which the client's cancel requests reach meanwhile.
     async fn ask(&mut self, lease: &mut ServerLease, request: &[u8]) -> Result<Answer, SessionError> {
         let identity = Arc::clone(lease.identity());
@@ -521,6 +540,7 @@ impl ClientSession {
 
     /// Commits on one shard after the other. The error for the client, if not on all.
     async fn commit(&mut self, spread: &mut Spread) -> Result<Result<(), BytesMut>, SessionError> {
+        self.check_roles(spread)?;
         let query = |text: &str| {
             let mut message = BytesMut::new();
             frontend::query(&mut message, text.as_bytes());
