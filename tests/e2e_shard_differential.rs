@@ -197,10 +197,6 @@ async fn prepare(whole: &TestDatabase, shards: &[TestDatabase], key_type: &str) 
     support::cluster().wait_caught_up(0).unwrap();
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().unwrap())
-}
-
 /// What a message says without the names and values in it.
 fn construct(message: &str) -> String {
     let mut outside = true;
@@ -257,19 +253,19 @@ impl Tally {
 
 #[tokio::test]
 async fn shards_answer_as_one_database_would_or_refuse() {
-    compare("bigint", number("STATEMENTS", 450)).await;
+    compare("bigint", support::number("STATEMENTS", 450)).await;
 }
 
 /// The forms of a value are read as other types, too.
 #[tokio::test]
 async fn so_they_do_with_keys_of_other_types() {
     for key_type in ["smallint", "integer", "numeric"] {
-        compare(key_type, number("STATEMENTS", 450) / 9).await;
+        compare(key_type, support::number("STATEMENTS", 450) / 9).await;
     }
 }
 
 async fn compare(key_type: &str, statements: u64) {
-    let seed = number("SEED", 42);
+    let seed = support::number("SEED", 42);
     let (whole, shards) = (support::database(), [(); 3].map(|()| support::database()));
     prepare(&whole, &shards, key_type).await;
     let tables = format!(

@@ -117,25 +117,21 @@ async fn prepare(database: &str, key_type: &str) -> Client {
     client
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().unwrap())
-}
-
 #[tokio::test]
 async fn the_chosen_shard_answers_as_one_database_would() {
-    compare("bigint", number("STATEMENTS", 5_000)).await;
+    compare("bigint", support::number("STATEMENTS", 5_000)).await;
 }
 
 /// The forms of a value are read as other types, too.
 #[tokio::test]
 async fn so_it_does_with_keys_of_other_types() {
     for key_type in ["smallint", "integer", "numeric"] {
-        compare(key_type, number("STATEMENTS", 5_000) / 5).await;
+        compare(key_type, support::number("STATEMENTS", 5_000) / 5).await;
     }
 }
 
 async fn compare(key_type: &str, statements: u64) {
-    let seed = number("SEED", 42);
+    let seed = support::number("SEED", 42);
     let database = support::database();
     let client = prepare(&database.name, key_type).await;
     let (schema, lex) = (schema(key_type), LexOptions::default());

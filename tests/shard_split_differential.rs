@@ -57,10 +57,6 @@ impl Random {
     }
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().unwrap())
-}
-
 async fn connect(database: &str) -> Client {
     let address = support::cluster().address(0).clone();
     let (host, port) = address.rsplit_once(':').unwrap();
@@ -308,7 +304,7 @@ async fn compare_copy(
 
 #[tokio::test]
 async fn copied_rows_are_where_partitions_have_them() {
-    let (seed, cases) = (number("SEED", 42), number("CASES", 50));
+    let (seed, cases) = (support::number("SEED", 42), support::number("CASES", 50));
     let database = support::database();
     let client = connect(&database.name).await;
     for (of, keys) in KEYS {
@@ -340,7 +336,7 @@ async fn copied_rows_are_where_partitions_have_them() {
 /// Rows in binary format come from PostgreSQL itself, whole and broken.
 #[tokio::test]
 async fn copied_binary_rows_are_where_partitions_have_them() {
-    let (seed, cases) = (number("SEED", 42), number("CASES", 50));
+    let (seed, cases) = (support::number("SEED", 42), support::number("CASES", 50));
     let database = support::database();
     let client = connect(&database.name).await;
     create(&client, "a text, k bigint, t text, b bytea", "k, t").await;
@@ -513,7 +509,7 @@ fn insert(random: &mut Random) -> (String, Bound) {
 
 #[tokio::test]
 async fn inserted_rows_are_where_partitions_have_them() {
-    let (seed, cases) = (number("SEED", 42), number("CASES", 50) * 10);
+    let (seed, cases) = (support::number("SEED", 42), support::number("CASES", 50) * 10);
     let database = support::database();
     let client = connect(&database.name).await;
     create(&client, "tenant_id int, n bigint DEFAULT 5, s text, UNIQUE (tenant_id, n)", "tenant_id").await;

@@ -6,7 +6,7 @@ use crate::config::Consistency;
 use crate::pool::{DatabaseEntry, ShardSet};
 use crate::protocol::{ErrorResponse, SqlState};
 use crate::route::{ClusterView, Reason, SessionView, Target, decide};
-use crate::sql::{Destination, LexOptions, ParameterValue, Parameters, Refusal, Statement, StatementCache};
+use crate::sql::{Destination, LexOptions, NoParameters, Refusal, Statement, StatementCache};
 
 use super::Console;
 use super::table::{Cell, ColumnType, Table};
@@ -51,8 +51,8 @@ pub(super) fn explain(console: &Console, database: Option<&str>, sql: &str) -> R
         return Err(ErrorResponse::error(SqlState::INVALID_CATALOG_NAME, what)
             .hint("SHOW DATABASES lists those that are."));
     }
-    let statement = StatementCache::new(CACHE_BYTES).analyze(sql.as_bytes(), LexOptions::default());
     let lex = LexOptions::default();
+    let statement = StatementCache::new(CACHE_BYTES).analyze(sql.as_bytes(), lex);
     let mut table = Table::new(&[
         ("database", ColumnType::Text),
         ("effect", ColumnType::Text),
@@ -84,23 +84,6 @@ pub(super) fn explain(console: &Console, database: Option<&str>, sql: &str) -> R
         }
     }
     Ok(table)
-}
-
-/// Nothing is bound.
-struct NoParameters;
-
-impl Parameters for NoParameters {
-    fn declared(&self, _: u32) -> u32 {
-        0
-    }
-
-    fn value(&self, _: u32) -> Option<ParameterValue<'_>> {
-        None
-    }
-
-    fn is_utf8(&self) -> bool {
-        true
-    }
 }
 
 /// Where a statement has its key, and by what it finds its shard.

@@ -55,6 +55,23 @@ pub fn query(out: &mut BytesMut, sql: &[u8]) {
     message(out, FrontendTag::QUERY.0, |b| cstr(b, sql));
 }
 
+/// A Query alone.
+pub fn query_message(sql: &[u8]) -> BytesMut {
+    let mut message = BytesMut::new();
+    query(&mut message, sql);
+    message
+}
+
+/// Appends a CopyData.
+pub fn copy_data(out: &mut BytesMut, data: &[u8]) {
+    message(out, FrontendTag::COPY_DATA.0, |b| b.put_slice(data));
+}
+
+/// Appends a CopyDone.
+pub fn copy_done(out: &mut BytesMut) {
+    message(out, FrontendTag::COPY_DONE.0, |_| {});
+}
+
 /// Appends a Sync.
 pub fn sync(out: &mut BytesMut) {
     message(out, FrontendTag::SYNC.0, |_| {});

@@ -56,10 +56,37 @@ impl ServerConn {
         self.begin_exchange();
         self.unnamed = None;
         frontend::query(&mut self.wire.outbox, sql.as_bytes());
-        self.wire.flush().await?;
-        let mut heard = BytesMut::new();
         let mut rows = Rows::new();
         let mut failure = None;
+        self.hear(|tag, message| {
+            match tag {
+                BackendTag::DATA_ROW => rows.push(read_row(body_of(message))?),
+                BackendTag::ERROR_RESPONSE => {
+                    let fields = ErrorFields::read(body_of(message));
+                    failure = Some(QueryError::Server {
+                        code: fields.sqlstate().unwrap_or(SqlState::INTERNAL_ERROR),
+                        message: fields.message_lossy().into_owned(),
+                    });
+                }
+                BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE => {
+                    return Err(QueryError::Protocol("COPY was not asked for".into()));
+                }
+                _ => {}
+            }
+            Ok(Then::GoOn)
+        })
+        .await?;
+        failure.map_or(Ok(rows), Err)
+    }
+
+    /// Sends what waits, and hears the answer to its ReadyForQuery. Settings that are reported and notifications are
+    /// kept; every other message is shown to `each`.
+    async fn hear(
+        &mut self,
+        mut each: impl FnMut(BackendTag, &[u8]) -> Result<Then, QueryError>,
+    ) -> Result<(), QueryError> {
+        self.wire.flush().await?;
+        let mut heard = BytesMut::new();
         loop {
             let cut = frame::split(&self.wire.inbox, SERVER_FRAME_LIMIT)
                 .map_err(|error| QueryError::Protocol(error.to_string()))?;
@@ -67,42 +94,55 @@ impl ServerConn {
                 self.wire.fill().await?;
                 continue;
             };
+            let message = self.wire.inbox.get(..header.total_len).unwrap_or_default();
+            let mut then = Then::GoOn;
             let mut ready = None;
             match BackendTag(header.tag) {
-                BackendTag::DATA_ROW => rows.push(read_row(body)?),
-                BackendTag::ERROR_RESPONSE => {
-                    let fields = ErrorFields::read(body);
-                    failure = Some(QueryError::Server {
-                        code: fields.sqlstate().unwrap_or(SqlState::INTERNAL_ERROR),
-                        message: fields.message_lossy().into_owned(),
-                    });
-                }
                 BackendTag::PARAMETER_STATUS => {
                     if let Ok((name, value)) = parameters::parse(body) {
                         self.parameters.insert(name, value);
                     }
                 }
-                BackendTag::NOTIFICATION_RESPONSE => {
-                    heard.extend_from_slice(self.wire.inbox.get(..header.total_len).unwrap_or_default());
-                }
+                BackendTag::NOTIFICATION_RESPONSE => heard.extend_from_slice(message),
                 BackendTag::READY_FOR_QUERY => {
                     let status = body.first().copied().and_then(TransactionStatus::from_byte);
                     ready = Some(status.ok_or_else(|| QueryError::Protocol("bad ReadyForQuery".into()))?);
                 }
-                BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE => {
-                    return Err(QueryError::Protocol("COPY was not asked for".into()));
-                }
-                _ => {}
+                tag => then = each(tag, message)?,
             }
             self.wire.inbox.advance(header.total_len);
             if let Some(status) = ready {
                 self.status = status;
                 self.notifications.unsplit(heard);
                 self.end_exchange();
-                return failure.map_or(Ok(rows), Err);
+                return Ok(());
+            }
+            match then {
+                Then::GoOn => {}
+                Then::RefuseCopy => {
+                    frontend::copy_fail(&mut self.wire.outbox, "COPY is not for all shards");
+                    self.wire.flush().await?;
+                }
+                Then::Stop => {
+                    self.notifications.unsplit(heard);
+                    return Ok(());
+                }
             }
         }
     }
+}
+
+/// What follows on a message.
+enum Then {
+    GoOn,
+    /// The server wants data, and gets none.
+    RefuseCopy,
+    /// The exchange stays open.
+    Stop,
+}
+
+fn body_of(message: &[u8]) -> &[u8] {
+    message.get(frame::HEADER_LEN..).unwrap_or_default()
 }
 
 /// What decides how the rows of a statement are read.
@@ -161,41 +201,17 @@ impl ServerConn {
         Parse { name, sql: &definition.sql, types: &definition.types }.write(&mut self.wire.outbox, name);
         extended::describe_statement(&mut self.wire.outbox, name);
         frontend::sync(&mut self.wire.outbox);
-        self.wire.flush().await?;
-        let mut heard = BytesMut::new();
         let mut outcome = Ok(row_shape(b""));
-        loop {
-            let cut = frame::split(&self.wire.inbox, SERVER_FRAME_LIMIT)
-                .map_err(|error| QueryError::Protocol(error.to_string()))?;
-            let Some((header, body, _)) = cut else {
-                self.wire.fill().await?;
-                continue;
-            };
-            let tag = BackendTag(header.tag);
+        self.hear(|tag, message| {
             match tag {
-                BackendTag::ROW_DESCRIPTION => outcome = Ok(row_shape(body)),
-                BackendTag::ERROR_RESPONSE => outcome = Err(body.to_vec()),
-                BackendTag::NOTIFICATION_RESPONSE => {
-                    heard.extend_from_slice(self.wire.inbox.get(..header.total_len).unwrap_or_default());
-                }
-                BackendTag::PARAMETER_STATUS => {
-                    if let Ok((name, value)) = parameters::parse(body) {
-                        self.parameters.insert(name, value);
-                    }
-                }
-                BackendTag::READY_FOR_QUERY => {
-                    let status = body.first().copied().and_then(TransactionStatus::from_byte);
-                    self.status = status.ok_or_else(|| QueryError::Protocol("bad ReadyForQuery".into()))?;
-                }
+                BackendTag::ROW_DESCRIPTION => outcome = Ok(row_shape(body_of(message))),
+                BackendTag::ERROR_RESPONSE => outcome = Err(body_of(message).to_vec()),
                 _ => {}
             }
-            self.wire.inbox.advance(header.total_len);
-            if tag == BackendTag::READY_FOR_QUERY {
-                self.notifications.unsplit(heard);
-                self.end_exchange();
-                return Ok(outcome);
-            }
-        }
+            Ok(Then::GoOn)
+        })
+        .await?;
+        Ok(outcome)
     }
 }
 
@@ -250,59 +266,23 @@ impl ServerConn {
     async fn ask_for_answer(&mut self, request: &[u8], may_copy: bool) -> Result<Answer, QueryError> {
         self.begin_exchange();
         self.wire.outbox.extend_from_slice(request);
-        self.wire.flush().await?;
         let mut answer = Answer::default();
-        let mut heard = BytesMut::new();
-        loop {
-            let cut = frame::split(&self.wire.inbox, SERVER_FRAME_LIMIT)
-                .map_err(|error| QueryError::Protocol(error.to_string()))?;
-            let Some((header, body, _)) = cut else {
-                self.wire.fill().await?;
-                continue;
-            };
-            let mut ready = None;
-            let message = self.wire.inbox.get(..header.total_len).unwrap_or_default();
-            match BackendTag(header.tag) {
-                BackendTag::READY_FOR_QUERY => {
-                    let status = body.first().copied().and_then(TransactionStatus::from_byte);
-                    ready = Some(status.ok_or_else(|| QueryError::Protocol("bad ReadyForQuery".into()))?);
-                }
-                BackendTag::NOTIFICATION_RESPONSE => heard.extend_from_slice(message),
-                BackendTag::COPY_IN_RESPONSE if may_copy => {
-                    answer.messages.extend_from_slice(message);
-                    answer.copies = true;
-                    self.wire.inbox.advance(header.total_len);
-                    self.notifications.unsplit(heard);
-                    return Ok(answer);
-                }
-                BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE => {
-                    frontend::copy_fail(&mut self.wire.outbox, "COPY is not for all shards");
-                    self.wire.inbox.advance(header.total_len);
-                    self.wire.flush().await?;
-                    continue;
-                }
-                BackendTag::PARAMETER_STATUS => {
-                    if let Ok((name, value)) = parameters::parse(body) {
-                        self.parameters.insert(name, value);
-                    }
-                }
-                tag => {
-                    if tag == BackendTag::ERROR_RESPONSE {
-                        answer.error = Some(body.to_vec());
-                    }
-                    if answer.messages.len() + message.len() > ANSWER_BYTES_MAX {
-                        return Err(QueryError::Protocol("an answer of more than 64 MiB".into()));
-                    }
-                    answer.messages.extend_from_slice(message);
-                }
+        self.hear(|tag, message| {
+            let is_copy = matches!(tag, BackendTag::COPY_IN_RESPONSE | BackendTag::COPY_BOTH_RESPONSE);
+            answer.copies = may_copy && tag == BackendTag::COPY_IN_RESPONSE;
+            if is_copy && !answer.copies {
+                return Ok(Then::RefuseCopy);
             }
-            self.wire.inbox.advance(header.total_len);
-            if let Some(status) = ready {
-                self.status = status;
-                self.notifications.unsplit(heard);
-                self.end_exchange();
-                return Ok(answer);
+            if tag == BackendTag::ERROR_RESPONSE {
+                answer.error = Some(body_of(message).to_vec());
             }
-        }
+            if answer.messages.len() + message.len() > ANSWER_BYTES_MAX {
+                return Err(QueryError::Protocol("an answer of more than 64 MiB".into()));
+            }
+            answer.messages.extend_from_slice(message);
+            Ok(if answer.copies { Then::Stop } else { Then::GoOn })
+        })
+        .await?;
+        Ok(answer)
     }
 }

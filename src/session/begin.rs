@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::config::PoolMode;
 use crate::pool::ServerLease;
@@ -37,10 +37,8 @@ pub(super) struct Begun {
 impl Begun {
     /// A transaction that was begun with this text.
     pub(super) fn of_text(text: &[u8], reads_committed: Option<bool>) -> Self {
-        let mut message = BytesMut::new();
-        frontend::query(&mut message, text);
         let work = Work { effect: Effect::Write, ..Work::NONE };
-        Self { message: message.freeze(), work, may_lead: Some(false), reads_committed }
+        Self { message: frontend::query_message(text).freeze(), work, may_lead: Some(false), reads_committed }
     }
 
     /// Its text.

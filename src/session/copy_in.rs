@@ -9,10 +9,10 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 
 use crate::clients::ServerIdentity;
-use crate::protocol::{ErrorResponse, FrontendTag, Reader, SqlState, backend, frame};
+use crate::protocol::{ErrorResponse, FrontendTag, Reader, SqlState, backend, frame, frontend};
 use crate::server::{Answer, QueryError};
 use crate::shard::{CopyError, CopySession, CopyTo, RowSplitter};
 use crate::sql::CopyFrom;
@@ -96,7 +96,7 @@ impl ClientSession {
                 continue;
             }
             let body = answer.error.unwrap_or_default();
-            self.end_copies(spread, target, b'f', b"failed on another shard\0").await?;
+            self.end_copies(spread, target, Some("failed on another shard")).await?;
             return Ok(Outcome::Failed(target, on_shard(&answer.messages, &body, target)));
         }
         let splitter = match copy {
@@ -114,24 +114,23 @@ impl ClientSession {
                 Err(error) => error,
             },
             Ok(End::Failed(why)) => {
-                let answers = self.end_copies(spread, count, b'f', format!("{why}\0").as_bytes()).await?;
+                let answers = self.end_copies(spread, count, Some(&why)).await?;
                 let told = answers.into_iter().next().unwrap_or_default().messages;
                 return Ok(Outcome::Failed(0, told));
             }
             Err(error) => error,
         };
-        self.end_copies(spread, count, b'f', b"a row has no shard\0").await?;
+        self.end_copies(spread, count, Some("a row has no shard")).await?;
         let mut told = BytesMut::new();
         refusal(&error).write(&mut told);
         Ok(Outcome::Failed(0, told))
     }
 
     fn copy_session(&self) -> CopySession {
-        let is_utf8 = |name| self.told.value(name).is_none_or(|value| value == "UTF8");
         let version = self.told.value("server_version").unwrap_or_default();
         let major = version.split(|c: char| !c.is_ascii_digit()).next().and_then(|major| major.parse().ok());
         CopySession {
-            is_utf8: is_utf8("client_encoding") && is_utf8("server_encoding"),
+            is_utf8: self.speaks_utf8(),
             csv_ends_at_marker: major.is_none_or(|major: u32| major < CSV_WITHOUT_MARKER),
             row_bytes_max: self.topology.config.limits.message_bytes,
         }
@@ -208,7 +207,7 @@ impl ClientSession {
                 continue;
             }
             let Some(lease) = spread.lease(target) else { continue };
-            copy_data(&mut lease.wire.outbox, chunk);
+            frontend::copy_data(&mut lease.wire.outbox, chunk);
             chunk.clear();
             if lease.wire.outbox.len() < HIGH_WATER_BYTES {
                 continue;
@@ -219,18 +218,18 @@ impl ClientSession {
         Ok(())
     }
 
-    /// Ends the COPY on the first `count` shards: with CopyDone, or with CopyFail and a reason.
+    /// Ends the COPY on the first `count` shards; with a reason, by failure.
     async fn end_copies(
         &mut self,
         spread: &mut Spread,
         count: usize,
-        tag: u8,
-        body: &[u8],
+        why: Option<&str>,
     ) -> Result<Vec<Answer>, SessionError> {
         let mut message = BytesMut::new();
-        message.put_u8(tag);
-        message.put_u32(u32::try_from(body.len() + 4).unwrap_or(u32::MAX));
-        message.extend_from_slice(body);
+        match why {
+            None => frontend::copy_done(&mut message),
+            Some(why) => frontend::copy_fail(&mut message, why),
+        }
         let mut answers = Vec::new();
         for target in 0..count {
             let Some(lease) = spread.lease(target) else { continue };
@@ -244,7 +243,7 @@ impl ClientSession {
     /// All data is sent: what the servers say of it, together.
     async fn copied(&mut self, spread: &mut Spread, copy: &CopyFrom) -> Result<Outcome, SessionError> {
         let count = spread.count();
-        let answers = self.end_copies(spread, count, b'c', b"").await?;
+        let answers = self.end_copies(spread, count, None).await?;
         let failed = answers.iter().position(|answer| answer.error.is_some());
         if let Some((target, answer)) = failed.and_then(|at| Some((at, answers.get(at)?))) {
             let body = answer.error.as_deref().unwrap_or_default();
@@ -265,12 +264,6 @@ impl ClientSession {
         backend::command_complete(&mut told, &format!("COPY {total}"));
         Ok(Outcome::Done(told))
     }
-}
-
-fn copy_data(out: &mut BytesMut, data: &[u8]) {
-    out.put_u8(FrontendTag::COPY_DATA.0);
-    out.put_u32(u32::try_from(data.len() + 4).unwrap_or(u32::MAX));
-    out.extend_from_slice(data);
 }
 
 /// How many rows a server says that it has copied.

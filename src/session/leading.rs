@@ -20,7 +20,7 @@ use super::begin::Begun;
 use super::checkout::{Needs, is_fresh};
 use super::client::ClientSession;
 
-/// A replica that does not take the end of a transaction loses the connection.
+/// A server that does not take the end of a transaction loses the connection.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(5);
 /// The setting that decides what a BEGIN without an isolation level means.
 const ISOLATION: &str = "default_transaction_isolation";
@@ -165,10 +165,16 @@ impl ClientSession {
             return;
         }
         self.begun = self.leading.take().map(|leading| leading.begun);
+        self.end_elsewhere(lease);
+    }
+
+    /// Ends a transaction that goes on with another server connection.
+    pub(super) fn end_elsewhere(&self, mut lease: ServerLease) {
         self.handle().unlink();
         // The client need not wait for that.
-        task::spawn("end of a transaction on a replica", async move {
+        task::spawn("end of a transaction that goes on elsewhere", async move {
             let ended = tokio::time::timeout(ROLLBACK_LIMIT, lease.simple_query("ROLLBACK")).await;
+            // Settings that it made are undone.
             if matches!(ended, Ok(Ok(_))) && lease.status == TransactionStatus::Idle {
                 lease.checkin();
             }

@@ -660,16 +660,24 @@ impl ClientSession {
     /// must know what is.
     fn report_restored(&mut self, lease: &ServerLease) {
         self.restoring.clear();
+        let news = self.news_of_settings(lease);
+        self.exchange.injected.extend_from_slice(&news);
+    }
+
+    /// ParameterStatus messages for what a server has reported and the client does not know.
+    pub(super) fn news_of_settings(&mut self, lease: &ServerLease) -> BytesMut {
+        let mut news = BytesMut::new();
         let mut reported: Vec<_> =
             lease.parameters.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
         // In PostgreSQL's order.
         reported.sort_by_cached_key(|(name, _)| name.to_ascii_lowercase());
         for (name, value) in reported {
             if name != "in_hot_standby" && self.told.insert(&name, &value) {
-                backend::parameter_status(&mut self.exchange.injected, &name, &value);
+                backend::parameter_status(&mut news, &name, &value);
             }
         }
         self.lex = super::state::lex_options(&self.told);
+        news
     }
 
     /// Errors that name a prepared statement name it as the client does. False when there is nothing to do.

@@ -10,9 +10,8 @@
 //! for another shard is refused.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::pool::{Pool, ServerLease, ShardSet};
@@ -26,7 +25,6 @@ use crate::sql::{
     CopyFrom, Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
     SessionEffects, Split, Statement, TransactionControl, copy_from, explicit_shard,
 };
-use crate::task;
 
 use super::batch::Batch;
 use super::begin::Begun;
@@ -38,8 +36,6 @@ use super::spread::Spread;
 
 /// Statements that a transaction may have repeated on another shard, at most.
 const REPEATED_MAX: usize = 100;
-/// A server that does not take the end of a transaction loses the connection.
-const ROLLBACK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where the session is.
 #[derive(Debug)]
@@ -396,24 +392,19 @@ impl ClientSession {
         if self.spread().is_some() {
             return Ok(Placed::Everywhere(placement));
         }
-        Ok(self.go(placement))
+        Ok(self.go(placement).unwrap_or_else(|refusal| Placed::Refused(Box::new(self.refused(&refusal)))))
     }
 
     /// Goes where a batch belongs, if that is possible.
-    fn go(&mut self, placement: Placement) -> Placed {
+    fn go(&mut self, placement: Placement) -> Result<Placed, Refusal> {
         let is_held = self.lease.is_some();
         let is_open = !self.awaiting_sync
             && self.pin.is_none()
             && self.lease.as_ref().is_none_or(|lease| lease.status == TransactionStatus::InTransaction);
         let is_on_replica = is_held && self.leading.is_none() && self.target != Target::Primary;
-        let Some(sharded) = self.sharded.as_deref_mut() else { return Placed::Here };
+        let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(Placed::Here) };
         let current = sharded.current;
-        let set = Arc::clone(&sharded.set);
-        let refuse = |refusal: &Refusal| {
-            set.count_refusal(refusal);
-            Placed::Refused(Box::new(refused(refusal)))
-        };
-        match placement {
+        Ok(match placement {
             Placement::Any => Placed::Here,
             // The server says that it only reads.
             Placement::All | Placement::Rows(_) | Placement::Copy(_) if is_on_replica => Placed::Here,
@@ -423,7 +414,7 @@ impl ClientSession {
             }
             Placement::One(shard) => {
                 if is_held {
-                    return Placed::Elsewhere(shard);
+                    return Ok(Placed::Elsewhere(shard));
                 }
                 sharded.transaction.is_bound = true;
                 self.switch_to(shard);
@@ -439,10 +430,10 @@ impl ClientSession {
             {
                 Placed::Everywhere(placement)
             }
-            Placement::Rows(_) | Placement::Copy(_) => refuse(&Refusal::SeveralShards),
-            Placement::All => refuse(&Refusal::OtherShard { transaction: current, statement: None }),
-            Placement::Refused(refusal) => refuse(&refusal),
-        }
+            Placement::Rows(_) | Placement::Copy(_) => return Err(Refusal::SeveralShards),
+            Placement::All => return Err(Refusal::OtherShard { transaction: current, statement: None }),
+            Placement::Refused(refusal) => return Err(refusal),
+        })
     }
 
     /// Moves the transaction to another shard, if nothing of it is left on this one. The error otherwise.
@@ -455,11 +446,15 @@ impl ClientSession {
             return Ok(());
         }
         let transaction = self.sharded.as_deref().map_or(0, |sharded| sharded.current);
-        let refusal = Refusal::OtherShard { transaction, statement: Some(shard) };
+        Err(Box::new(self.refused(&Refusal::OtherShard { transaction, statement: Some(shard) })))
+    }
+
+    /// The error for a refusal, which is counted.
+    fn refused(&self, refusal: &Refusal) -> ErrorResponse {
         if let Some(sharded) = self.sharded.as_deref() {
-            sharded.set.count_refusal(&refusal);
+            sharded.set.count_refusal(refusal);
         }
-        Err(Box::new(refused(&refusal)))
+        refused(refusal)
     }
 
     /// Ends the transaction on this shard, to begin it again on another; false if it must stay.
@@ -488,19 +483,6 @@ impl ClientSession {
         true
     }
 
-    /// Ends a transaction that goes on with another server connection.
-    pub(super) fn end_elsewhere(&self, mut lease: ServerLease) {
-        self.handle().unlink();
-        // The client need not wait for that.
-        task::spawn("end of a transaction that goes on elsewhere", async move {
-            let ended = tokio::time::timeout(ROLLBACK_LIMIT, lease.simple_query("ROLLBACK")).await;
-            // Settings that it made are undone.
-            if matches!(ended, Ok(Ok(_))) && lease.status == TransactionStatus::Idle {
-                lease.checkin();
-            }
-        });
-    }
-
     /// Repeats on this shard what the transaction has set and marked on another.
     pub(super) async fn repeat_on(&mut self, lease: &mut ServerLease) -> Result<(), SessionError> {
         let Some(sharded) = self.sharded.as_deref() else { return Ok(()) };
@@ -509,6 +491,12 @@ impl ClientSession {
             lease.simple_query(&String::from_utf8_lossy(text)).await?;
         }
         Ok(())
+    }
+
+    /// Whether client and server both speak UTF-8, so that the bytes of texts are those that are stored.
+    pub(super) fn speaks_utf8(&self) -> bool {
+        let is_utf8 = |name| self.told.value(name).is_none_or(|value| value == "UTF8");
+        is_utf8("client_encoding") && is_utf8("server_encoding")
     }
 
     /// Where the statements of a batch belong, together.
@@ -634,9 +622,7 @@ impl ClientSession {
         {
             return Ok(Placement::One(*shard));
         }
-        let is_utf8 = |name| self.told.value(name).is_none_or(|value| value == "UTF8");
-        let is_utf8 = is_utf8("client_encoding") && is_utf8("server_encoding");
-        let bound = Bound { types: run.types, rest: run.rest, is_utf8 };
+        let bound = Bound { types: run.types, rest: run.rest, is_utf8: self.speaks_utf8() };
         let chosen = self.chosen();
         let plan = || set.plan(statement, run.text, self.lex);
         let controls = statement.control.is_some() || (statement.statement_count > 1 && plan().controls());
@@ -734,7 +720,7 @@ impl ClientSession {
                     transaction.chosen = None;
                 }
                 transaction.is_opaque |= !marks;
-                transaction.pending.push(query(run.text));
+                transaction.pending.push(frontend::query_message(run.text).freeze());
             }
             None if statement.effect <= Effect::Read && statement.session == SessionEffects::NONE => {
                 transaction.has_read = true;
@@ -752,7 +738,7 @@ impl ClientSession {
                     begun.reads_committed = Some(false);
                 }
                 transaction.is_opaque |= says(b"snapshot");
-                transaction.pending.push(query(run.text));
+                transaction.pending.push(frontend::query_message(run.text).freeze());
             }
             _ => transaction.is_opaque = true,
         }
@@ -822,12 +808,6 @@ fn has_no_values(rest: &[u8]) -> bool {
     let mut reader = Reader::new(rest);
     let formats = reader.i16().unwrap_or(0);
     (0..formats).all(|_| reader.i16().is_ok()) && reader.i16() == Ok(0)
-}
-
-fn query(text: &[u8]) -> Bytes {
-    let mut message = BytesMut::new();
-    frontend::query(&mut message, text);
-    message.freeze()
 }
 
 #[cfg(test)]

@@ -245,13 +245,8 @@ impl ClientSession {
 
     /// The client is told of settings that a server has reported.
     fn tell_parameters(&mut self, lease: &ServerLease) {
-        for (name, value) in lease.parameters.iter() {
-            // The client talks to all nodes at once.
-            if name != "in_hot_standby" && self.told.insert(name, value) {
-                backend::parameter_status(&mut self.wire.outbox, name, value);
-            }
-        }
-        self.lex = super::state::lex_options(&self.told);
+        let news = self.news_of_settings(lease);
+        self.wire.outbox.extend_from_slice(&news);
     }
 
     /// Server connections on all shards, each in a transaction that began as the client's did.
@@ -541,13 +536,8 @@ impl ClientSession {
     /// Commits on one shard after the other. The error for the client, if not on all.
     async fn commit(&mut self, spread: &mut Spread) -> Result<Result<(), BytesMut>, SessionError> {
         self.check_roles(spread)?;
-        let query = |text: &str| {
-            let mut message = BytesMut::new();
-            frontend::query(&mut message, text.as_bytes());
-            message
-        };
         // What would fail at the end fails now, while all can be taken back.
-        let check = query("SET CONSTRAINTS ALL IMMEDIATE");
+        let check = frontend::query_message(b"SET CONSTRAINTS ALL IMMEDIATE");
         for at in 0..spread.members.len() {
             let Some(member) = spread.members.get_mut(at) else { continue };
             let answer = self.ask(&mut member.lease, &check).await?;
@@ -558,7 +548,7 @@ impl ClientSession {
                 return Ok(Err(on_shard(&error, &body, at)));
             }
         }
-        let commit = query("COMMIT");
+        let commit = frontend::query_message(b"COMMIT");
         for at in 0..spread.members.len() {
             let Some(member) = spread.members.get_mut(at) else { continue };
             let lost = match self.ask(&mut member.lease, &commit).await {

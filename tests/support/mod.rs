@@ -55,6 +55,11 @@ pub struct TestDatabase {
     cluster: &'static ClusterAccess,
 }
 
+/// A number from the environment: how much to do, or the seed to do it with.
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
 /// Creates a database whose name no other test has.
 pub fn database() -> TestDatabase {
     static SEQUENCE: AtomicU32 = AtomicU32::new(0);

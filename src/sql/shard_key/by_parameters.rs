@@ -6,7 +6,7 @@ use super::super::normalize::{Collected, normalize};
 use super::super::scan::LexOptions;
 use super::constant::Source;
 use super::extract::Origin;
-use super::{Destination, KeyPlan, ParameterValue, Parameters, Plan, Refusal, no_value};
+use super::{Destination, KeyPlan, NoParameters, Parameters, Plan, Refusal, no_value};
 
 /// Where the key of one text is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,29 +31,12 @@ struct Parameter {
     cast: Option<KeyType>,
 }
 
-/// Nothing is bound yet.
-struct Unbound;
-
-impl Parameters for Unbound {
-    fn declared(&self, _: u32) -> u32 {
-        0
-    }
-
-    fn value(&self, _: u32) -> Option<ParameterValue<'_>> {
-        None
-    }
-
-    fn is_utf8(&self) -> bool {
-        false
-    }
-}
-
 impl KeyPlan {
     /// What is to be read of a Bind of this very text; `None` where the text must be looked at each time.
     pub fn by_parameters(&self, sql: &[u8], lex: LexOptions) -> Option<ByParameters> {
         let mut collected = Collected::default();
         normalize(sql, lex, &mut collected, &mut ());
-        let source = Source { text: sql, tokens: &collected.tokens, lex, parameters: &Unbound };
+        let source = Source { text: sql, tokens: &collected.tokens, lex, parameters: &NoParameters };
         let mut occurrences = Vec::new();
         for plan in &self.statements {
             match plan {

@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
         }
         if self.view.is(self.at, "where") {
             let condition = classify(self.view.slice(self.at, self.view.len()));
-            if let Some(function) = unknown_function(&condition, false) {
+            if let Some(function) = unknown_function(&condition) {
                 return Err(Refusal::Function(function));
             }
             if condition.session != SessionEffects::NONE {

@@ -78,8 +78,6 @@ pub(super) struct Extracted {
     pub(super) everywhere_written: Option<String>,
     /// It has no FROM at all.
     pub(super) has_no_tables: bool,
-    /// It calls a function of the name `set`.
-    pub(super) calls_set: bool,
 }
 
 /// Finds them.
@@ -102,7 +100,6 @@ pub(super) fn extract(statement: &Statement, schema: &ShardedSchema) -> Result<E
         return Err(Refusal::NotUnderstood);
     }
     walk.out.has_no_tables = walk.factors == 0 && walk.out.rows.is_none();
-    walk.out.calls_set = count.calls_set;
     walk.propagate();
     Ok(walk.out)
 }
@@ -1015,7 +1012,6 @@ impl Visitor for Inner<'_, '_> {
 struct Count {
     factors: usize,
     queries: usize,
-    calls_set: bool,
 }
 
 impl Visitor for Count {
@@ -1029,13 +1025,6 @@ impl Visitor for Count {
     fn pre_visit_table_factor(&mut self, _: &TableFactor) -> ControlFlow<()> {
         // The parentheses of a nested join are no table, but the walk counts them, too.
         self.factors += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        if let Expr::Function(function) = expr {
-            self.calls_set |= last_name(&function.name).as_deref() == Some("set");
-        }
         ControlFlow::Continue(())
     }
 }

@@ -72,6 +72,24 @@ pub trait Parameters {
     fn is_utf8(&self) -> bool;
 }
 
+/// Nothing is bound.
+#[derive(Clone, Copy, Debug)]
+pub struct NoParameters;
+
+impl Parameters for NoParameters {
+    fn declared(&self, _: u32) -> u32 {
+        0
+    }
+
+    fn value(&self, _: u32) -> Option<ParameterValue<'_>> {
+        None
+    }
+
+    fn is_utf8(&self) -> bool {
+        true
+    }
+}
+
 /// The value of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterValue<'a> {
@@ -218,7 +236,7 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
     let repeated = values.map(|values| repeated_rows(query, values)).unwrap_or_default();
     let statement = parse_numbered(query, &repeated).ok_or(Refusal::NotUnderstood)?;
     let found = extract::extract(&statement, schema)?;
-    if let Some(function) = unknown_function(&verdict, found.calls_set) {
+    if let Some(function) = unknown_function(&verdict) {
         return Err(Refusal::Function(function));
     }
     if let Some(table) = found.everywhere_written {
@@ -323,14 +341,11 @@ fn only_session_functions(verdict: &Verdict) -> bool {
 }
 
 /// A function that may read anything.
-fn unknown_function(verdict: &Verdict, calls_set: bool) -> Option<String> {
+fn unknown_function(verdict: &Verdict) -> Option<String> {
     let is_known = |name: &str| builtin(name) != Meaning::Unknown && !name.contains("_to_xml");
     let mut functions = verdict.functions.iter();
     let found = functions.find(|function| {
-        // `UPDATE t SET (a, b) = …` looks like one.
-        let is_keyword = &*function.name == "set" && function.schema.is_none() && !calls_set;
-        (!is_keyword && !is_known(&function.name))
-            || function.schema.as_deref().is_some_and(|schema| schema != "pg_catalog")
+        !is_known(&function.name) || function.schema.as_deref().is_some_and(|schema| schema != "pg_catalog")
     });
     found.map(ToString::to_string)
 }
