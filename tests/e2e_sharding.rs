@@ -4,6 +4,7 @@
 
 mod support;
 
+use pgweir::cli::local_cluster::{LocalCluster, LocalClusterOptions};
 use support::talk::{Until, ask, read, rows, send, sqlstate, startup};
 use support::wire::{Message, RawClient};
 use support::{Pgweir, TestDatabase};
@@ -719,4 +720,59 @@ fn what_the_server_reports_of_settings_is_told_once() {
         let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
         assert_eq!(sharded.shards[shard].on(0, locks), "0");
     }
+}
+
+/// A reload of the configuration changes nothing of what a session has written, wherever it is meanwhile.
+#[test]
+fn a_session_reads_its_own_writes_of_other_shards_behind_a_reload() {
+    let cluster = LocalCluster::start(&LocalClusterOptions::with_replicas(1)).unwrap();
+    for shard in ["s0", "s1"] {
+        cluster.psql(0, "postgres", &format!("CREATE DATABASE {shard} OWNER app")).unwrap();
+        cluster.psql(0, shard, TABLES).unwrap();
+    }
+    cluster.wait_caught_up().unwrap();
+    let [primary, replica] = [0, 1].map(|node| cluster.access().address(node));
+    let shard =
+        |name: &str| format!("{{primary: \"{primary}\", replicas: [\"{replica}\"], database: {name}}}");
+    let yaml = format!(
+        "databases:\n  events:\n    shards: [{}, {}]\n    sharded_tables:\n      \
+         - {{tables: [event, note], column: tenant_id, type: bigint, function: hash}}\n    \
+         everywhere_tables: [country]\n    routing: {{consistency: session}}\n\
+         users:\n  app: {{password: app}}\nadmin: {{users: [app]}}\n",
+        shard("s0"),
+        shard("s1")
+    );
+    let pgweir = Pgweir::start(&yaml);
+    let mut console = RawClient::login(pgweir.port, "pgbouncer");
+    let mut writer = RawClient::login(pgweir.port, "events");
+    let mut stranger = RawClient::login(pgweir.port, "events");
+    support::talk::until("the replica serves reads of both shards", || {
+        for key in [1, 3] {
+            fine(&mut stranger, &format!("SELECT text FROM note WHERE tenant_id = {key}"));
+        }
+        let routes = ask(&mut console, "SHOW ROUTES");
+        let read = |shard: &str| {
+            routes.iter().any(|row| row.starts_with("events|replica|") && row.ends_with(shard))
+        };
+        read("|0") && read("|1")
+    });
+    cluster.pause_replay(1).unwrap();
+    for key in [1, 3] {
+        fine(&mut writer, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, 'mine')"));
+    }
+    for size in [7, 8] {
+        let text = std::fs::read_to_string(pgweir.config_file()).unwrap();
+        let text = text.lines().filter(|line| !line.starts_with("pool:")).collect::<Vec<_>>().join("\n");
+        std::fs::write(pgweir.config_file(), format!("{text}\npool: {{size: {size}}}\n")).unwrap();
+        assert_eq!(sqlstate(&run(&mut console, "RELOAD")), None);
+        let read = |client: &mut RawClient, key: i64| {
+            fine(client, &format!("SELECT text FROM note WHERE tenant_id = {key}"))
+        };
+        // On one shard after the other, beginning with the one that the session is on.
+        for key in [3, 1, 3] {
+            assert_eq!(read(&mut writer, key), ["mine"], "shard of {key}");
+            assert!(read(&mut stranger, key).is_empty(), "the replica is late");
+        }
+    }
+    cluster.resume_replay(1).unwrap();
 }

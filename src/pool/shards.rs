@@ -76,6 +76,11 @@ impl ShardSet {
         &self.sharding.schema
     }
 
+    /// Whether statements belong where they do on another set.
+    pub fn places_alike(&self, other: &Self) -> bool {
+        self.count() == other.count() && self.sharding.schema == other.sharding.schema
+    }
+
     /// Grows with each change of the catalog of any shard: a client's statements may run on all of them.
     pub fn catalog_epoch(&self) -> u64 {
         self.entries.iter().map(|entry| entry.catalog_epoch.load(Ordering::Acquire)).sum()

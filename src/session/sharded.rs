@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::pool::{Pool, ServerLease, ShardSet};
+use crate::pool::{DatabaseEntry, Pool, ServerLease, ShardSet};
 use crate::protocol::extended::{Bind, Parse};
 use crate::protocol::frame::HEADER_LEN;
 use crate::protocol::{ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, frame, frontend};
@@ -152,6 +152,39 @@ impl Transaction {
     /// Whether it can begin on other shards as it has begun here.
     fn may_spread(&self) -> bool {
         self.begun.is_some() && !self.is_opaque
+    }
+}
+
+/// What a session takes along into another configuration.
+#[derive(Debug)]
+pub(super) struct Left {
+    sharded: Option<Box<Sharded>>,
+    /// What it knew of where it has been.
+    seen: Vec<(Arc<DatabaseEntry>, Parked)>,
+}
+
+impl Left {
+    /// What it knows of a database of the new configuration. Positions mean something only where they were made: if
+    /// that is another place now, as far as its primary is will do.
+    fn seen_of(&mut self, entry: &DatabaseEntry) -> Parked {
+        let is_same = |before: &DatabaseEntry| {
+            before.shard == entry.shard
+                && Arc::ptr_eq(&before.cluster.leadership, &entry.cluster.leadership)
+        };
+        let mut known = Parked::default();
+        if let Some((_, seen)) = self.seen.iter_mut().find(|(before, _)| is_same(before)) {
+            known.last_write = seen.last_write;
+            known.last_reader = seen.last_reader;
+        } else if self.seen.iter().any(|(_, seen)| seen.is_something()) {
+            known.last_write.acknowledged(&entry.cluster);
+        }
+        known
+    }
+}
+
+impl Parked {
+    fn is_something(&self) -> bool {
+        self.last_write != LastWrite::None || self.last_reader.is_some()
     }
 }
 
@@ -338,6 +371,47 @@ impl ClientSession {
         {
             self.database = Arc::clone(entry);
             self.pools.clear();
+        }
+    }
+
+    /// Leaves the configuration: what the session has written and seen, on all shards where it has been.
+    pub(super) fn leave_configuration(&mut self) -> Left {
+        self.pools.clear();
+        let here = Parked {
+            pools: Vec::new(),
+            last_write: std::mem::take(&mut self.last_write),
+            last_reader: self.last_reader.take(),
+        };
+        let mut seen = vec![(Arc::clone(&self.database), here)];
+        let mut sharded = self.sharded.take();
+        if let Some(sharded) = sharded.as_deref_mut() {
+            let elsewhere = std::mem::take(&mut sharded.parked);
+            let entries = (0..).zip(sharded.set.entries()).zip(elsewhere);
+            let others = entries.filter(|((number, _), _)| *number != sharded.current);
+            seen.extend(others.map(|((_, entry), parked)| (Arc::clone(entry), parked)));
+        }
+        Left { sharded, seen }
+    }
+
+    /// Enters the new one.
+    pub(super) fn enter_configuration(&mut self, mut left: Left) {
+        let before = left.sharded.take();
+        self.enter_shards(before.as_deref().map_or(0, |before| before.current));
+        let here = left.seen_of(&self.database);
+        (self.last_write, self.last_reader) = (here.last_write, here.last_reader);
+        let Some(sharded) = self.sharded.as_deref_mut() else { return };
+        for (entry, parked) in sharded.set.entries().iter().zip(&mut sharded.parked) {
+            if entry.shard != self.database.shard {
+                *parked = left.seen_of(entry);
+            }
+        }
+        if let Some(before) = before
+            && before.set.places_alike(&sharded.set)
+        {
+            // A batch may be waiting for a primary.
+            sharded.transaction = before.transaction;
+            sharded.facts = before.facts;
+            sharded.analyzed = before.analyzed;
         }
     }
 
