@@ -776,3 +776,68 @@ fn a_session_reads_its_own_writes_of_other_shards_behind_a_reload() {
     }
     cluster.resume_replay(1).unwrap();
 }
+
+/// A replica of one shard is promoted while its primary lives: whoever has a transaction on all shards is on the old one,
+/// whichever shard it spoke to last.
+#[test]
+fn a_transaction_on_all_shards_ends_when_one_of_them_has_another_primary() {
+    let first = support::database();
+    first.on(0, TABLES);
+    let options = LocalClusterOptions::with_replicas(1).set("wal_retrieve_retry_interval", "100ms");
+    let second = LocalCluster::start(&options).unwrap();
+    second.psql(0, "postgres", "GRANT pg_monitor TO app").unwrap();
+    second.psql(0, "postgres", "CREATE DATABASE s1 OWNER app").unwrap();
+    second.psql(0, "s1", TABLES).unwrap();
+    second.wait_caught_up().unwrap();
+    let [old, new] = [0, 1].map(|node| second.access().address(node));
+    let yaml = format!(
+        "databases:\n  events:\n    shards:\n      - {{primary: \"{}\", database: {}}}\n      \
+         - {{primary: \"{old}\", replicas: [\"{new}\"], database: s1}}\n    sharded_tables:\n      \
+         - {{tables: [event, note], column: tenant_id, type: bigint, function: hash}}\n    \
+         everywhere_tables: [country]\nusers:\n  app: {{password: app}}\nadmin: {{users: [app]}}\n",
+        support::cluster().address(0),
+        first.name
+    );
+    let pgweir = Pgweir::start(&yaml);
+    let mut console = RawClient::login(pgweir.port, "pgbouncer");
+    let insert = |key: i64| format!("INSERT INTO note (tenant_id, text) VALUES ({key}, 'lost')");
+    let mut open: Vec<_> = (0..3)
+        .map(|number| {
+            let mut client = RawClient::login(pgweir.port, "events");
+            fine(&mut client, "BEGIN");
+            fine(&mut client, &format!("INSERT INTO country VALUES ('c{number}', 'lost')"));
+            fine(&mut client, &insert(ONE[0]));
+            // The last word is with the first shard, which nothing happens to.
+            fine(&mut client, &insert(ZERO[0]));
+            client
+        })
+        .collect();
+    second.promote(1).unwrap();
+    support::talk::until("the new primary of the second shard is known", || {
+        let nodes = ask(&mut console, "SHOW CLUSTER");
+        let standing = |node: &str| {
+            let row = nodes.iter().find(|row| row.split('|').nth(2) == Some(node));
+            row.and_then(|row| row.split('|').nth(6)).map(str::to_owned)
+        };
+        standing(&new).as_deref() == Some("primary") && standing(&old).as_deref() == Some("fenced")
+    });
+    for (client, sql) in open.iter_mut().zip([insert(ZERO[0]), insert(ONE[0]), "COMMIT".to_owned()]) {
+        client.send(&send().query(&sql).0);
+        let answer = read(client, Until::Closed);
+        assert_eq!(sqlstate(&answer).as_deref(), Some("57P01"), "{sql}: {answer:?}");
+    }
+    let lost = "SELECT count(*), (SELECT count(*) FROM country) FROM note";
+    support::talk::until("all is rolled back", || {
+        let locks = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = relation WHERE relname = 'note'";
+        first.on(0, locks) == "0"
+    });
+    assert_eq!(first.on(0, lost), "0|0");
+    for node in [0, 1] {
+        assert_eq!(second.psql(node, "s1", lost).unwrap(), "0|0", "node {node}");
+    }
+    // It goes on with the new one.
+    let mut client = RawClient::login(pgweir.port, "events");
+    fine(&mut client, "INSERT INTO country VALUES ('fr', 'France')");
+    assert_eq!(second.psql(1, "s1", "SELECT code FROM country").unwrap(), "fr");
+    assert_eq!(second.psql(0, "s1", "SELECT count(*) FROM country").unwrap(), "0");
+}

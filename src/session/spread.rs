@@ -465,7 +465,8 @@ impl ClientSession {
         }
     }
 
-    /// Who changes roles ends the sessions that are linked to the old primary; this one is linked to one of several.
+    /// Who changes roles ends the sessions that hold connections to the old primary, but a moment after the roles have
+    /// changed: nothing is sent there meanwhile, and no COMMIT of half a transaction.
     fn check_roles(&self, spread: &Spread) -> Result<(), SessionError> {
         let Some(sharded) = self.sharded.as_deref() else { return Ok(()) };
         let lead = |entry: &Arc<DatabaseEntry>| entry.cluster.leadership.lead().epoch;
