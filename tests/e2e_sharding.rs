@@ -751,9 +751,8 @@ fn a_session_reads_its_own_writes_of_other_shards_behind_a_reload() {
             fine(&mut stranger, &format!("SELECT text FROM note WHERE tenant_id = {key}"));
         }
         let routes = ask(&mut console, "SHOW ROUTES");
-        let read = |shard: &str| {
-            routes.iter().any(|row| row.starts_with("events|replica|") && row.ends_with(shard))
-        };
+        let read =
+            |shard: &str| routes.iter().any(|row| row.starts_with("events|replica|") && row.ends_with(shard));
         read("|0") && read("|1")
     });
     cluster.pause_replay(1).unwrap();
@@ -828,7 +827,8 @@ fn a_transaction_on_all_shards_ends_when_one_of_them_has_another_primary() {
     }
     let lost = "SELECT count(*), (SELECT count(*) FROM country) FROM note";
     support::talk::until("all is rolled back", || {
-        let locks = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = relation WHERE relname = 'note'";
+        let locks =
+            "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = relation WHERE relname = 'note'";
         first.on(0, locks) == "0"
     });
     assert_eq!(first.on(0, lost), "0|0");
@@ -840,4 +840,177 @@ fn a_transaction_on_all_shards_ends_when_one_of_them_has_another_primary() {
     fine(&mut client, "INSERT INTO country VALUES ('fr', 'France')");
     assert_eq!(second.psql(1, "s1", "SELECT code FROM country").unwrap(), "fr");
     assert_eq!(second.psql(0, "s1", "SELECT count(*) FROM country").unwrap(), "0");
+}
+
+/// Columns that are left to a DEFAULT that each shard computes for itself: refused, whatever says so; the same ones
+/// with a value, and defaults that are the same everywhere, are fine.
+#[test]
+fn defaults_that_would_differ_are_refused() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    for sql in [
+        "CREATE DOMAIN moment AS timestamptz DEFAULT now()",
+        "CREATE FUNCTION luck() RETURNS int LANGUAGE sql AS 'SELECT 7'",
+        "DROP TABLE country",
+        "CREATE TABLE country (code text, at timestamptz DEFAULT CURRENT_TIMESTAMP, note text DEFAULT 'none', \
+         who text DEFAULT CURRENT_USER)",
+    ] {
+        fine(&mut client, sql);
+    }
+    let refused = |client: &mut RawClient, sql: &str, column: &str| {
+        let answer = run(client, sql);
+        let error = error(&answer);
+        assert!(error.starts_with("0A000 the default of column") && error.contains(column), "{sql}: {error}");
+    };
+    refused(&mut client, "INSERT INTO country (code) VALUES ('a')", "\"at\" in table \"country\"");
+    refused(&mut client, "INSERT INTO country VALUES ('a')", "at");
+    refused(&mut client, "INSERT INTO country DEFAULT VALUES", "at");
+    refused(&mut client, "INSERT INTO country (code, at) VALUES ('a', '2000-01-01'), ('b', DEFAULT)", "at");
+    refused(&mut client, "INSERT INTO country VALUES ('a', default)", "at");
+    refused(&mut client, "INSERT INTO public.\"country\" (code) SELECT 'x'", "at");
+    refused(&mut client, "INSERT INTO country SELECT 'x'", "at");
+    refused(
+        &mut client,
+        "WITH w AS (INSERT INTO country (code) VALUES ('a') RETURNING code) SELECT * FROM w",
+        "at",
+    );
+    refused(&mut client, "UPDATE country SET (note, at) = ('x', DEFAULT)", "at");
+    refused(&mut client, "UPDATE country SET at = DEFAULT", "at");
+    refused(&mut client, "COPY country (code) FROM STDIN", "at");
+    let answer = {
+        client.send(&send().run("INSERT INTO country (code) VALUES ($1)", &[b"p"]).sync().0);
+        read(&mut client, Until::Ready(1))
+    };
+    assert!(error(&answer).starts_with("0A000"), "{answer:?}");
+    // With values.
+    fine(&mut client, "INSERT INTO country (code, at) VALUES ('a', '2000-01-01')");
+    fine(&mut client, "INSERT INTO country (code, at, note) VALUES ('b', '2000-01-01', DEFAULT)");
+    fine(&mut client, "INSERT INTO country VALUES ('c', '2000-01-01', DEFAULT)");
+    fine(&mut client, "UPDATE country SET note = DEFAULT, at = '2001-01-01' WHERE code = 'a'");
+    client
+        .send(&send().query("COPY country (code, at) FROM STDIN").copy_data("d\t2000-01-01\n").copy_done().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))), None);
+    // What the default is, is asked in the transaction, behind its own DDL.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "ALTER TABLE country ALTER at DROP DEFAULT");
+    fine(&mut client, "INSERT INTO country (code) VALUES ('e')");
+    fine(&mut client, "SAVEPOINT a");
+    fine(&mut client, "ALTER TABLE country ALTER note SET DEFAULT timeofday()");
+    refused(&mut client, "INSERT INTO country (code) VALUES ('f')", "note");
+    fine(&mut client, "ROLLBACK TO a");
+    refused(
+        &mut client,
+        "ALTER TABLE country ADD d moment; INSERT INTO country (code, at, note, who) VALUES ('g', NULL, '', '')",
+        "\"d\"",
+    );
+    fine(&mut client, "ROLLBACK");
+    for (default, column) in [
+        ("int DEFAULT luck()", "x"),
+        ("uuid DEFAULT gen_random_uuid()", "x"),
+        ("float DEFAULT 1 + random()", "x"),
+        ("moment", "x"),
+    ] {
+        fine(&mut client, "DROP TABLE IF EXISTS country CASCADE");
+        fine(&mut client, &format!("CREATE TABLE country (code text, x {default})"));
+        refused(&mut client, "INSERT INTO country (code) VALUES ('a')", column);
+    }
+    // Behind a view.
+    fine(&mut client, "ALTER TABLE country RENAME TO stray2");
+    fine(&mut client, "CREATE VIEW country AS SELECT code FROM stray2");
+    refused(&mut client, "INSERT INTO country (code) VALUES ('a')", "x");
+    assert_eq!(sharded.direct("SELECT count(*) FROM stray2"), ["0", "0"]);
+    fine(&mut client, "DROP VIEW country");
+    fine(
+        &mut client,
+        "CREATE TABLE country (code text, even int DEFAULT 1 + 1, low text DEFAULT lower('X'))",
+    );
+    fine(&mut client, "INSERT INTO country (code) VALUES ('a')");
+    // What ALTER TABLE would write into rows that are there.
+    for sql in [
+        "ALTER TABLE country ADD COLUMN at timestamptz DEFAULT now()",
+        "ALTER TABLE ONLY public.country ADD at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP",
+        "ALTER TABLE country ALTER COLUMN code TYPE text USING clock_timestamp()::text",
+        "ALTER TABLE country ADD COLUMN id bigserial",
+        "ALTER TABLE country ADD id int GENERATED BY DEFAULT AS IDENTITY",
+        "INSERT INTO country (code) VALUES (nextval('s'))",
+    ] {
+        assert!(error(&run(&mut client, sql)).contains("would differ"), "{sql}");
+    }
+    fine(&mut client, "ALTER TABLE country ADD COLUMN at timestamptz");
+    fine(&mut client, "ALTER TABLE country ALTER at SET DEFAULT now()");
+    fine(&mut client, "ALTER TABLE event ADD COLUMN at timestamptz DEFAULT now()");
+    fine(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 1)");
+}
+
+/// Numbers of a sequence are the same on all shards, whatever has counted on one of them, and whoever inserts at once.
+#[test]
+fn sequences_of_everywhere_tables_count_alike() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    fine(&mut client, "DROP TABLE country");
+    fine(
+        &mut client,
+        "CREATE TABLE country (id bigint GENERATED BY DEFAULT AS IDENTITY, code text UNIQUE, n serial)",
+    );
+    let same = || {
+        let [one, other] = sharded.direct("SELECT id, code, n FROM country ORDER BY id");
+        assert_eq!(one, other);
+        one
+    };
+    fine(&mut client, "INSERT INTO country (code) VALUES ('a'), ('b')");
+    assert_eq!(same(), "1|a|1\n2|b|2");
+    // An INSERT that fails counts where it fails, and on no shard behind.
+    for _ in 0..3 {
+        assert_eq!(
+            sqlstate(&run(&mut client, "INSERT INTO country (code) VALUES ('a')")).as_deref(),
+            Some("23505")
+        );
+    }
+    assert_eq!(fine(&mut client, "INSERT INTO country (code) VALUES ('c') RETURNING id"), ["6"]);
+    assert_eq!(same(), "1|a|1\n2|b|2\n6|c|6");
+    // The first shard may be behind, too.
+    sharded.shards[1].on(0, "SELECT nextval('country_n_seq') FROM generate_series(1, 10)");
+    fine(&mut client, "INSERT INTO country (code) SELECT * FROM UNNEST ('{d,e}'::text[])");
+    assert!(same().ends_with("\n7|d|17\n8|e|18"), "{}", same());
+    // In a transaction of the client's, and with COPY.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "INSERT INTO country (code) VALUES ('f')");
+    fine(&mut client, "ROLLBACK");
+    client.send(&send().query("COPY country (code) FROM STDIN").copy_data("g\nh\n").copy_done().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))), None);
+    same();
+    // Many at once.
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let mut client = sharded.client();
+            scope.spawn(move || {
+                for n in 0..25 {
+                    fine(
+                        &mut client,
+                        &format!("INSERT INTO country (code) VALUES ('{worker}-{n}'), ('x{worker}-{n}')"),
+                    );
+                }
+            });
+        }
+    });
+    assert_eq!(same().lines().count(), 207);
+    // What cannot be made the same.
+    let answer = run(&mut client, "INSERT INTO country (code) SELECT code || 'x' FROM country");
+    assert!(error(&answer).starts_with("0A000 the numbers for column \"id\""), "{answer:?}");
+    fine(&mut client, "INSERT INTO country (id, code, n) SELECT id + 1000, code || 'x', 0 FROM country");
+    sharded.shards[1].on(0, "SELECT setval('country_id_seq', 1000000)");
+    let answer = run(&mut client, "INSERT INTO country (code) VALUES ('z')");
+    assert!(
+        error(&answer).starts_with("55000 sequence public.country_id_seq is too far behind"),
+        "{answer:?}"
+    );
+    fine(&mut client, "SELECT setval('country_id_seq', 2000000)");
+    fine(&mut client, "INSERT INTO country (code) VALUES ('z')");
+    fine(&mut client, "ALTER SEQUENCE country_n_seq CACHE 10");
+    let answer = run(&mut client, "INSERT INTO country (code) VALUES ('zz')");
+    assert!(
+        error(&answer).starts_with("0A000 numbers of sequence public.country_n_seq, which has a CACHE"),
+        "{answer:?}"
+    );
+    same();
 }

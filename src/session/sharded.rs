@@ -22,8 +22,8 @@ use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
-    CopyFrom, Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
-    SessionEffects, Split, Statement, TransactionControl, copy_from, explicit_shard,
+    CopyFrom, Destination, Effect, Fill, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal,
+    Scanner, SessionEffects, Split, Statement, TransactionControl, copy_from, explicit_shard,
 };
 
 use super::batch::Batch;
@@ -50,6 +50,8 @@ pub(super) struct Sharded {
     pub(super) spread: Option<Box<Spread>>,
     /// The present batch.
     pub(super) facts: BatchFacts,
+    /// What it leaves to defaults, in tables that are everywhere.
+    pub(super) fills: Vec<Fill>,
     /// What its Query is.
     pub(super) analyzed: Option<Arc<Statement>>,
     /// The shard that its settings choose, and the settings that say so.
@@ -168,8 +170,7 @@ impl Left {
     /// that is another place now, as far as its primary is will do.
     fn seen_of(&mut self, entry: &DatabaseEntry) -> Parked {
         let is_same = |before: &DatabaseEntry| {
-            before.shard == entry.shard
-                && Arc::ptr_eq(&before.cluster.leadership, &entry.cluster.leadership)
+            before.shard == entry.shard && Arc::ptr_eq(&before.cluster.leadership, &entry.cluster.leadership)
         };
         let mut known = Parked::default();
         if let Some((_, seen)) = self.seen.iter_mut().find(|(before, _)| is_same(before)) {
@@ -198,6 +199,7 @@ impl Sharded {
             transaction: Transaction::default(),
             spread: None,
             facts: BatchFacts::default(),
+            fills: Vec::new(),
             analyzed: None,
             wish: (Settings::none(), Ok(None)),
         }
@@ -411,6 +413,7 @@ impl ClientSession {
             // A batch may be waiting for a primary.
             sharded.transaction = before.transaction;
             sharded.facts = before.facts;
+            sharded.fills = before.fills;
             sharded.analyzed = before.analyzed;
         }
     }
@@ -577,6 +580,7 @@ impl ClientSession {
     fn placement(&mut self, batch: Batch) -> Result<Placement, SessionError> {
         if let Some(sharded) = self.sharded.as_deref_mut() {
             sharded.facts = BatchFacts::default();
+            sharded.fills.clear();
             sharded.analyzed = None;
         }
         // The inbox is lent and given back.
@@ -742,7 +746,15 @@ impl ClientSession {
                     Ok(Placement::One(shard))
                 }
             },
-            Ok(Destination::All { .. }) => Ok(chosen?.map_or(Placement::All, Placement::One)),
+            Ok(Destination::All { .. }) => {
+                let place = chosen?.map_or(Placement::All, Placement::One);
+                if place == Placement::All
+                    && let Some(sharded) = self.sharded.as_deref_mut()
+                {
+                    sharded.fills.append(&mut plan().fills(run.text, self.lex));
+                }
+                Ok(place)
+            }
             Err(Refusal::SeveralShards) if chosen == Ok(None) => {
                 let split = plan().split(run.text, self.lex, set.schema(), &bound)?;
                 split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)

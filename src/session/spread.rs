@@ -27,7 +27,7 @@ use crate::protocol::{
 use crate::route::{Target, Work};
 use crate::server::{Answer, QueryError};
 use crate::shard::ShardNumber;
-use crate::sql::{Effect, Refusal, SessionEffects, Split, TransactionControl};
+use crate::sql::{Effect, Fill, Refusal, SessionEffects, Split, TransactionControl};
 
 use super::batch::{self, Batch, BatchEnd};
 use super::checkout::Needs;
@@ -148,6 +148,11 @@ impl ClientSession {
             Some(TransactionControl::Rollback { chain: false }) => Some(End::Rollback),
             _ => None,
         };
+        let fills = match (&placement, self.sharded.as_deref_mut()) {
+            (Placement::All, Some(sharded)) => std::mem::take(&mut sharded.fills),
+            (Placement::Copy(copy), _) => copy.fill().cloned().into_iter().collect(),
+            _ => Vec::new(),
+        };
         let outcome = match end {
             Some(end) if facts.statements == 1 && facts.count == 1 => {
                 return self.end_spread(batch, spread, &mirror, end).await;
@@ -161,15 +166,23 @@ impl ClientSession {
                 let what = Refusal::Construct("what stays in one session, in a transaction on all shards,");
                 fail(&mut spread, 0, &refused(&what)).await?
             }
-            _ => match (&placement, parts) {
-                (Placement::Copy(copy), _) if spread.failed.is_none() => {
+            _ => match (self.prepare_fills(&mut spread, &fills).await?, &placement, parts) {
+                (Some(outcome), ..) => outcome,
+                (_, Placement::Copy(copy), _) if spread.failed.is_none() => {
                     self.run_copy(&mut spread, &mut batch, copy).await?
                 }
-                (Placement::Rows(split), Some(parts)) if spread.failed.is_none() => {
+                (_, Placement::Rows(split), Some(parts)) if spread.failed.is_none() => {
                     self.run_parts(&mut spread, &mirror, split, parts).await?
                 }
                 _ => self.run_members(&mut spread, &mirror, &placement, facts).await?,
             },
+        };
+        let outcome = match outcome {
+            // What it has changed in the catalog may be a default.
+            Outcome::Done(_) if plan.changes_catalog && !fills.is_empty() => {
+                self.check_fills(&mut spread, &fills, false).await?.unwrap_or(outcome)
+            }
+            other => other,
         };
         let took = began.elapsed();
         self.context.histograms.query(took);
@@ -225,6 +238,19 @@ impl ClientSession {
         self.handle().clear_deadline();
         self.answered(batch, status);
         Ok(())
+    }
+
+    /// Sees to the defaults of what a batch writes. Its outcome, if it must not run.
+    async fn prepare_fills(
+        &mut self,
+        spread: &mut Spread,
+        fills: &[Fill],
+    ) -> Result<Option<Outcome>, SessionError> {
+        if fills.is_empty() || spread.failed.is_some() {
+            return Ok(None);
+        }
+        self.check_roles(spread)?;
+        self.check_fills(spread, fills, true).await
     }
 
     /// The batch is answered: its end is.
@@ -478,7 +504,11 @@ impl ClientSession {
     }
 
     /// Asks one server, which the client's cancel requests reach meanwhile.
-    async fn ask(&mut self, lease: &mut ServerLease, request: &[u8]) -> Result<Answer, SessionError> {
+    pub(super) async fn ask(
+        &mut self,
+        lease: &mut ServerLease,
+        request: &[u8],
+    ) -> Result<Answer, SessionError> {
         let identity = Arc::clone(lease.identity());
         self.handle().link(Arc::clone(&identity));
         lease.unnamed = None;

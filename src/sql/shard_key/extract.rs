@@ -23,6 +23,7 @@ use crate::shard::{KeyType, ShardedSchema, TableClass};
 
 use super::super::tables::{cut, folded};
 use super::constant::cast_type;
+use super::fill::Written;
 use super::refusal::Refusal;
 use super::row::Column;
 
@@ -76,6 +77,8 @@ pub(super) struct Extracted {
     pub(super) rows: Option<Rows>,
     /// A table that is the same everywhere and that is written.
     pub(super) everywhere_written: Option<String>,
+    /// What may leave columns of such tables to their defaults.
+    pub(super) written: Vec<Written>,
     /// It has no FROM at all.
     pub(super) has_no_tables: bool,
 }
@@ -712,7 +715,10 @@ impl Walk<'_> {
                     _ => return refuse("without VALUES is not supported"),
                 }
             }
-            TableClass::Everywhere => self.out.everywhere_written = Some(table),
+            TableClass::Everywhere => {
+                self.out.written.push(Written::by_insert(schema, table.clone(), insert));
+                self.out.everywhere_written = Some(table);
+            }
             TableClass::Catalog => return Err(Refusal::AllShards(format!("a change of \"{table}\""))),
             TableClass::Ambiguous => return Err(Refusal::Ambiguous(table)),
             TableClass::Undeclared => return Err(Refusal::Undeclared(table)),
@@ -764,6 +770,9 @@ impl Walk<'_> {
             let schema = self.schema;
             let key = schema.sharded.get(*group).map(|tables| tables.key.as_slice()).unwrap_or_default();
             assigns_key(&update.assignments, table, key.iter().map(|column| column.name.as_str()))?;
+        } else if let TableFactor::Table { name, .. } = &update.table.relation {
+            let (schema, table) = Self::resolved(name)?;
+            self.out.written.push(Written::by_update(schema, table, update));
         }
         self.tail(update.selection.as_ref(), update.returning.as_ref())?;
         self.subqueries(&update.assignments)?;
@@ -976,7 +985,7 @@ fn last_name(name: &ObjectName) -> Option<String> {
     name.0.last()?.as_ident().map(name_of)
 }
 
-fn first_name(name: &ObjectName) -> Option<String> {
+pub(super) fn first_name(name: &ObjectName) -> Option<String> {
     name.0.first()?.as_ident().map(name_of)
 }
 
