@@ -196,14 +196,11 @@ fn last_values(rows: &Rows, count: usize) -> Vec<Option<i128>> {
 
 /// The last numbers of sequences, read behind our locks of them.
 fn positions(sequences: &[Sequence], locks: bool) -> String {
-    let mut sql = String::new();
-    if locks {
-        for sequence in sequences {
-            let name = literal(&sequence.name);
-            sql +=
-                &format!("SELECT pg_catalog.pg_advisory_xact_lock({LOCKS}, pg_catalog.hashtext({name})); ");
-        }
-    }
+    let lock = |sequence: &Sequence| {
+        let name = literal(&sequence.name);
+        format!("SELECT pg_catalog.pg_advisory_xact_lock({LOCKS}, pg_catalog.hashtext({name})); ")
+    };
+    let sql: String = sequences.iter().filter(|_| locks).map(lock).collect();
     let last = |sequence: &Sequence| {
         format!("pg_catalog.pg_sequence_last_value({}::pg_catalog.regclass)", literal(&sequence.name))
     };

@@ -128,13 +128,12 @@ impl Inserted {
     fn filled(&self, source: Source<'_>, values: Option<usize>, says_default: bool) -> Defaults {
         let all = Defaults::AllBut(Vec::new());
         let width = match (self.rows, &self.columns) {
-            (Rows::None, _) => return all,
-            (_, Some(columns)) => columns.len(),
+            (Rows::Values | Rows::Query, Some(columns)) => columns.len(),
             (Rows::Values, None) => match values.and_then(|values| source.width(values)) {
                 Some(width) => width,
                 None => return all,
             },
-            (Rows::Query, None) => return all,
+            (Rows::None, _) | (Rows::Query, None) => return all,
         };
         let said = if says_default && self.rows == Rows::Values {
             match values.and_then(|values| said(source, values, width)) {
