@@ -26,11 +26,17 @@ const ZERO: [i64; 3] = [1, 2, 12];
 const ONE: [i64; 3] = [3, 5, 6];
 
 fn sharded() -> Sharded {
+    sharded_with("", "bigint")
+}
+
+/// The same with something else on the second shard, or another declaration.
+fn sharded_with(on_second: &str, key_type: &str) -> Sharded {
     let cluster = support::cluster();
     let shards = [support::database(), support::database()];
     for shard in &shards {
         shard.on(0, TABLES);
     }
+    shards[1].on(0, on_second);
     let shard = |database: &TestDatabase| {
         format!(
             "{{primary: \"{}\", replicas: [\"{}\", \"{}\"], database: {}}}",
@@ -42,7 +48,7 @@ fn sharded() -> Sharded {
     };
     let yaml = format!(
         "pool: {{size: 4}}\ndatabases:\n  events:\n    shards: [{}, {}]\n    sharded_tables:\n      \
-         - {{tables: [event, note, \"event_*\"], column: tenant_id, type: bigint, function: hash}}\n    \
+         - {{tables: [event, note, \"event_*\"], column: tenant_id, type: {key_type}, function: hash}}\n    \
          everywhere_tables: [country]\nusers:\n  app: {{password: app}}\nadmin: {{users: [app]}}\n",
         shard(&shards[0]),
         shard(&shards[1])
@@ -1013,4 +1019,74 @@ fn sequences_of_everywhere_tables_count_alike() {
         "{answer:?}"
     );
     same();
+}
+
+/// A key's column of another type than is declared: what needs it is refused, until it is right.
+#[test]
+fn a_key_of_another_type_than_declared_is_refused() {
+    let sharded = sharded_with("ALTER TABLE note ALTER tenant_id TYPE numeric", "bigint");
+    let mut client = sharded.client();
+    let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
+    let wrong = "events|1|public|note|tenant_id|bigint|numeric";
+    support::talk::until("the column is found", || ask(&mut console, "SHOW KEY_COLUMNS") == [wrong]);
+    let refused = "0A000 column \"tenant_id\" of table \"note\" is numeric, but declared as bigint";
+    for key in [1, 3] {
+        for sql in [
+            format!("SELECT text FROM note WHERE tenant_id = {key}"),
+            format!("INSERT INTO note (tenant_id, event_id) VALUES ({key}, 1)"),
+            format!("SELECT * FROM event e JOIN note n USING (tenant_id) WHERE e.tenant_id = {key}"),
+            format!("/* pgweir: key={key} */ SELECT count(*) FROM note"),
+            format!("SET pgweir.sharding_key = {key}"),
+        ] {
+            assert_eq!(error(&run(&mut client, &sql)), refused, "{sql}");
+        }
+    }
+    assert_eq!(error(&run(&mut client, "COPY note (tenant_id, text) FROM STDIN")), refused);
+    assert_eq!(
+        error(&run(&mut client, "INSERT INTO note (tenant_id, text) VALUES (1, ''), (3, '')")),
+        refused
+    );
+    client.send(&send().run("SELECT text FROM note WHERE tenant_id = $1", &[b"1"]).sync().0);
+    assert_eq!(error(&read(&mut client, Until::Ready(1))), refused);
+    // Other tables, and shards that are chosen, are not concerned.
+    fine(&mut client, "SELECT name FROM event WHERE tenant_id = 3");
+    fine(&mut client, "/* pgweir: shard=1 */ SELECT text FROM note");
+    let line = |name: &str| {
+        let (_, metrics) = sharded.pgweir.get("/metrics");
+        metrics.lines().find(|line| line.starts_with(name)).map(str::to_owned)
+    };
+    let gauge = "pgweir_shard_key_columns_wrong{database=\"events\",shard=\"1\"}";
+    assert_eq!(line(gauge).as_deref(), Some(&*format!("{gauge} 1")));
+    let told = sharded.pgweir.log().matches("the key's column is not as declared").count();
+    assert_eq!(told, 1);
+    let check = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pgweir"));
+        let output =
+            command.args(["check", "--connect", "--config"]).arg(sharded.pgweir.config_file()).output();
+        let output = output.unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (is_well, errors) = check();
+    let told = "events shard 1: column \"tenant_id\" of table \"note\" is numeric, but declared as bigint";
+    assert!(!is_well && errors.contains(told), "{errors}");
+    // Made right by way of us: whole numbers hash alike.
+    fine(&mut client, "ALTER TABLE note ALTER tenant_id TYPE int");
+    support::talk::until("it is right", || ask(&mut console, "SHOW KEY_COLUMNS").is_empty());
+    fine(&mut client, "INSERT INTO note (tenant_id, text) VALUES (1, 'a'), (3, 'b')");
+    assert_eq!(fine(&mut client, "SELECT text FROM note WHERE tenant_id = 3"), ["b"]);
+    assert!(check().0, "{}", check().1);
+    // And not made wrong, not even for a moment.
+    for (sql, found) in [
+        ("ALTER TABLE note ALTER tenant_id TYPE text", "text"),
+        ("CREATE TABLE event_new (tenant_id numeric(9, 2), x int)", "numeric(9,2)"),
+        (
+            "CREATE DOMAIN tenant AS varchar(9); CREATE TABLE event_new (tenant_id tenant)",
+            "character varying(9)",
+        ),
+    ] {
+        let answer = run(&mut client, sql);
+        assert!(error(&answer).contains(&format!("is {found}, but declared as bigint")), "{sql}: {answer:?}");
+    }
+    fine(&mut client, "CREATE DOMAIN tenant AS smallint; CREATE TABLE event_new (tenant_id tenant)");
+    assert_eq!(fine(&mut client, "SELECT text FROM note WHERE tenant_id = 1"), ["a"]);
 }

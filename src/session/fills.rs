@@ -68,10 +68,7 @@ impl ClientSession {
                 Need::Nothing => {}
                 Need::Alike(more) => sequences.extend(more),
                 Need::Refused(refusal) => {
-                    if let Some(sharded) = self.sharded.as_deref() {
-                        sharded.set.count_refusal(&refusal);
-                    }
-                    return fail(spread, 0, &refused(&refusal)).await.map(Some);
+                    return fail(spread, 0, &self.refused(&refusal)).await.map(Some);
                 }
             }
         }
@@ -122,7 +119,7 @@ impl ClientSession {
     }
 
     /// Asks a shard something of our own. The outcome of the batch, if that fails.
-    async fn question(
+    pub(super) async fn question(
         &mut self,
         spread: &mut Spread,
         shard: usize,

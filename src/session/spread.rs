@@ -26,7 +26,7 @@ use crate::protocol::{
 };
 use crate::route::{Target, Work};
 use crate::server::{Answer, QueryError};
-use crate::shard::ShardNumber;
+use crate::shard::{ShardNumber, key_columns, wrong_columns};
 use crate::sql::{Effect, Fill, Refusal, SessionEffects, Split, TransactionControl};
 
 use super::batch::{self, Batch, BatchEnd};
@@ -178,9 +178,8 @@ impl ClientSession {
             },
         };
         let outcome = match outcome {
-            // What it has changed in the catalog may be a default.
-            Outcome::Done(_) if plan.changes_catalog && !fills.is_empty() => {
-                self.check_fills(&mut spread, &fills, false).await?.unwrap_or(outcome)
+            Outcome::Done(_) if plan.changes_catalog && spread.failed.is_none() && !facts.is_alone => {
+                self.check_catalog(&mut spread, &fills).await?.unwrap_or(outcome)
             }
             other => other,
         };
@@ -251,6 +250,30 @@ impl ClientSession {
         }
         self.check_roles(spread)?;
         self.check_fills(spread, fills, true).await
+    }
+
+    /// What a batch has changed in the catalog may be a default, or the column of a key. The outcome, if it may not.
+    async fn check_catalog(
+        &mut self,
+        spread: &mut Spread,
+        fills: &[Fill],
+    ) -> Result<Option<Outcome>, SessionError> {
+        if let Some(outcome) = self.check_fills(spread, fills, false).await? {
+            return Ok(Some(outcome));
+        }
+        let Some(set) = self.sharded.as_deref().map(|sharded| Arc::clone(&sharded.set)) else {
+            return Ok(None);
+        };
+        let rows = match self.question(spread, 0, &key_columns(set.schema())).await? {
+            Ok(rows) => rows,
+            Err(outcome) => return Ok(Some(outcome)),
+        };
+        let known = set.wrong_columns();
+        let mut wrong = wrong_columns(set.schema(), &rows).into_iter();
+        match wrong.find(|wrong| !known.values().flatten().any(|known| known == wrong)) {
+            None => Ok(None),
+            Some(wrong) => fail(spread, 0, &self.refused(&Refusal::WrongColumn(wrong))).await.map(Some),
+        }
     }
 
     /// The batch is answered: its end is.
