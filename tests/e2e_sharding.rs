@@ -1090,3 +1090,58 @@ fn a_key_of_another_type_than_declared_is_refused() {
     fine(&mut client, "CREATE DOMAIN tenant AS smallint; CREATE TABLE event_new (tenant_id tenant)");
     assert_eq!(fine(&mut client, "SELECT text FROM note WHERE tenant_id = 1"), ["a"]);
 }
+
+/// As drivers send many rows at once: arrays, bound or written, whose rows belong to several shards.
+#[test]
+fn rows_made_of_arrays_go_to_their_shards() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    let unnest = "INSERT INTO event (tenant_id, id, name) SELECT * FROM UNNEST($1::bigint[], $2::int[], $3::text[]) RETURNING id";
+    let arrays: [&[u8]; 3] = [b"{1,3,2,5}", b"{10,11,12,13}", br#"{"a,b",it's,NULL,d}"#];
+    client.send(&send().run(unnest, &arrays).sync().0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!(rows(&answer), ["10", "11", "12", "13"], "{answer:?}");
+    assert_eq!(
+        sharded.direct("SELECT tenant_id, id, name FROM event ORDER BY id"),
+        ["1|10|a,b\n2|12|", "3|11|it's\n5|13|d"]
+    );
+    // In binary, prepared, in a transaction that is not anywhere yet.
+    let binary = |oid: u32, elements: &[&[u8]]| {
+        let mut bytes: Vec<u8> =
+            [1, 0, oid, elements.len() as u32, 1].into_iter().flat_map(u32::to_be_bytes).collect();
+        for element in elements {
+            bytes.extend((element.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(element);
+        }
+        bytes
+    };
+    let keys = [3_i64, 1].map(i64::to_be_bytes);
+    let ids = [20_i32, 21].map(i32::to_be_bytes);
+    let values =
+        [binary(20, &[&keys[0], &keys[1]]), binary(23, &[&ids[0], &ids[1]]), binary(25, &[b"x", b"y"])];
+    let values: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+    fine(&mut client, "BEGIN");
+    client.send(&send().parse("many", unnest).sync().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))), None);
+    let mut bind = b"\0many\0\0\x01\0\x01\0\x03".to_vec();
+    for value in values {
+        bind.extend((value.len() as u32).to_be_bytes());
+        bind.extend_from_slice(value);
+    }
+    bind.extend(0_u16.to_be_bytes());
+    client.send(&send().raw(b'B', &bind).execute("", 0).sync().0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!(rows(&answer), ["20", "21"], "{answer:?}");
+    fine(&mut client, "COMMIT");
+    // As a text of its own.
+    let sql = "INSERT INTO note (tenant_id, text) SELECT * FROM UNNEST(('{3,1,3}')::bigint[], ARRAY['p', 'q', 'r']::text[])";
+    let answer = run(&mut client, sql);
+    assert_eq!(answer[0], (b'C', b"INSERT 0 3\0".to_vec()), "{answer:?}");
+    assert_eq!(sharded.direct("SELECT text FROM note ORDER BY 1"), ["q", "p\nr"]);
+    // What fails on one shard happens on none.
+    client.send(&send().run(unnest, &[b"{2,3}", b"{30,20}", b"{m,n}"]).sync().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))).as_deref(), Some("23505"));
+    assert_eq!(sharded.direct("SELECT id FROM event ORDER BY 1"), ["10\n12\n21", "11\n13\n20"]);
+    client.send(&send().run(unnest, &[b"{2,3}", b"{30}", b"{m,n}"]).sync().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))).as_deref(), Some("0A000"));
+}

@@ -88,7 +88,9 @@ async fn connect(config: Config, tls: Option<Arc<ServerTlsConnector>>) -> bool {
             match read_key_columns(&topology, set, entry).await {
                 Ok(wrong) => {
                     all_well &= wrong.is_empty();
-                    wrong.iter().for_each(|wrong| print::error(&format!("{label}: {wrong}")));
+                    for wrong in &wrong {
+                        print::error(&format!("{label}: {wrong}"));
+                    }
                 }
                 Err(error) => {
                     all_well = false;

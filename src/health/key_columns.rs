@@ -17,7 +17,7 @@ const PERIOD: Duration = Duration::from_millis(300);
 /// Time from a failure to the next look.
 const RETRY: Duration = Duration::from_secs(5);
 /// Time between two looks, where the catalog is not to be read again.
-const REFRESH: Duration = Duration::from_secs(60);
+const REFRESH: Duration = Duration::from_mins(1);
 
 /// Looks at one shard.
 pub(super) struct KeyColumns {

@@ -26,6 +26,7 @@ use super::constant::cast_type;
 use super::fill::Written;
 use super::refusal::Refusal;
 use super::row::Column;
+use super::unnest::Unnesting;
 
 /// What a column of a key is equal to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub(super) struct Rows {
 pub(super) struct Extracted {
     pub(super) occurrences: Vec<Occurrence>,
     pub(super) rows: Option<Rows>,
+    /// Or such rows made of arrays.
+    pub(super) unnested: Option<Unnesting>,
     /// A table that is the same everywhere and that is written.
     pub(super) everywhere_written: Option<String>,
     /// What may leave columns of such tables to their defaults.
@@ -709,6 +712,12 @@ impl Walk<'_> {
                         let Some((arrays, cast)) = unnested(select, columns.len(), column) else {
                             return refuse("without VALUES is not supported");
                         };
+                        let (returning, on_conflict) = (insert.returning.is_some(), insert.on.is_some());
+                        let (table_name, key) = (table.clone(), vec![column]);
+                        let columns = columns.len();
+                        let rows = Rows { table: table_name, group, columns, key, returning, on_conflict };
+                        self.out.unnested =
+                            Some(Unnesting { rows, arrays: arrays.clone(), cast, together: None });
                         let key = vec![Some(Origin::Unnested { arrays, column, cast })];
                         self.out.occurrences.push(Occurrence { table, group, key });
                     }
@@ -831,17 +840,31 @@ fn unnested(select: &Select, columns: usize, column: usize) -> Option<(Vec<usize
     if !plain || array_exprs.len() != columns {
         return None;
     }
-    let arrays: Option<Vec<usize>> = array_exprs.iter().map(array_token).collect();
+    let arrays: Option<Vec<usize>> = array_exprs.iter().map(|array| array_token(array, false)).collect();
     match array(array_exprs.get(column)?)? {
-        Origin::Array { cast, .. } => Some((arrays?, cast)),
+        Origin::Array { cast, .. } | Origin::List { cast, .. } => Some((arrays?, cast)),
         _ => None,
     }
 }
 
-/// The literal or parameter that is an array, whatever it is cast to.
-fn array_token(expr: &Expr) -> Option<usize> {
+/// The literal or parameter that is an array, whatever it is cast to; or the opening bracket of `ARRAY[…]`, whose type is
+/// that of its cast, whichever elements it has.
+fn array_token(expr: &Expr, is_cast: bool) -> Option<usize> {
     match expr {
-        Expr::Nested(inner) | Expr::Cast { expr: inner, format: None, .. } => array_token(inner),
+        Expr::Nested(inner) => array_token(inner, is_cast),
+        // The elements of boxes are separated by something else.
+        Expr::Cast { expr: inner, format: None, data_type, .. }
+            if !data_type.to_string().to_ascii_lowercase().contains("box") =>
+        {
+            array_token(inner, true)
+        }
+        Expr::Array(array) if is_cast => match array.elem.as_slice() {
+            [first] => match constant(first)? {
+                Origin::Constant { token, negative: false, cast: None } => token.checked_sub(1),
+                _ => None,
+            },
+            _ => None,
+        },
         other => match constant(other)? {
             Origin::Constant { token, negative: false, cast: None } => Some(token),
             _ => None,

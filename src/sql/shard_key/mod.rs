@@ -15,6 +15,7 @@ mod fill;
 mod refusal;
 mod row;
 mod split;
+mod unnest;
 mod values;
 
 pub use by_parameters::ByParameters;
@@ -40,6 +41,7 @@ use constant::{NoValue, Source};
 use extract::{Occurrence, Origin, Rows};
 use fill::Written;
 use row::Column;
+use unnest::Unnesting;
 use values::{outside_brackets, repeated_rows, values_at};
 
 /// The shard that a comment asks for, whatever the statement is: by its number, or by a key where all sharded
@@ -126,6 +128,8 @@ pub struct KeyPlan {
     statements: Vec<Plan>,
     /// Tables that are everywhere and written, each with the token VALUES of an INSERT that is a statement of its own.
     written: Vec<(Written, Option<usize>)>,
+    /// Rows made of arrays, if it inserts such.
+    unnested: Option<Unnesting>,
     /// Some statement of it begins or ends a transaction, or marks one.
     controls: bool,
 }
@@ -181,8 +185,12 @@ const DIFFERENT_WORDS: &[&str] =
 
 /// The plan of every text with the fingerprint of this one.
 pub fn key_plan(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> KeyPlan {
-    let refused =
-        |refusal| KeyPlan { statements: vec![Plan::Refused(refusal)], written: Vec::new(), controls: true };
+    let refused = |refusal| KeyPlan {
+        statements: vec![Plan::Refused(refusal)],
+        written: Vec::new(),
+        unnested: None,
+        controls: true,
+    };
     if lex.backslash_trail_bytes && !sql.is_ascii() {
         return refused(Refusal::NotUnderstood);
     }
@@ -194,19 +202,15 @@ pub fn key_plan(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> KeyPlan 
     let text = Text::new(sql, &collected.tokens);
     let views = text.statements();
     let controls = views.iter().any(|view| classify(*view).control.is_some());
-    let mut written = Vec::new();
-    let statements = views
-        .into_iter()
-        .map(|view| try_plan(view, schema, &mut written).unwrap_or_else(Plan::Refused))
-        .collect();
-    KeyPlan { statements, written, controls }
+    let mut plan = KeyPlan { statements: Vec::new(), written: Vec::new(), unnested: None, controls };
+    for view in views {
+        let statement = try_plan(view, schema, &mut plan).unwrap_or_else(Plan::Refused);
+        plan.statements.push(statement);
+    }
+    plan
 }
 
-fn try_plan(
-    view: View<'_>,
-    schema: &ShardedSchema,
-    written: &mut Vec<(Written, Option<usize>)>,
-) -> Result<Plan, Refusal> {
+fn try_plan(view: View<'_>, schema: &ShardedSchema, whole: &mut KeyPlan) -> Result<Plan, Refusal> {
     /// What concerns the session alone, and may be done on any shard.
     const HARMLESS: SessionEffects = SessionEffects::SETTING
         .union(SessionEffects::SETTING_LOCAL)
@@ -256,11 +260,15 @@ fn try_plan(
             return Err(Refusal::Differs(what));
         }
         let values = values.filter(|_| found.written.len() == 1).map(|values| query.absolute(values));
-        written.extend(found.written.into_iter().map(|table| (table, values)));
+        whole.written.extend(found.written.into_iter().map(|table| (table, values)));
         return Ok(Plan::All(format!("a change of table \"{table}\", which is on every shard")));
     }
     for occurrence in &found.occurrences {
         check_bound(occurrence, query, schema)?;
+    }
+    if let Some(unnesting) = found.unnested {
+        let together = split::together(view, &verdict, &unnesting.rows, found.occurrences.len() > 1);
+        whole.unnested = Some(Unnesting { together, ..unnesting });
     }
     let rows = match found.rows {
         Some(rows) => {
@@ -491,6 +499,7 @@ impl KeyPlan {
         };
         size_of::<Self>()
             + self.statements.iter().map(|plan| size_of::<Plan>() + of(plan)).sum::<usize>()
+            + self.unnested.iter().map(|unnesting| 64 + unnesting.arrays.len() * 8).sum::<usize>()
             + self.written.iter().map(|(table, _)| table.weight()).sum::<usize>()
     }
 
