@@ -134,7 +134,7 @@ fn arrays_that_are_bound_are_divided() {
             bytes.extend(word.to_be_bytes());
         }
         for element in elements {
-            bytes.extend(element.map_or(-1, |element| element.len() as i32).to_be_bytes());
+            bytes.extend(element.map_or(u32::MAX, |element| element.len() as u32).to_be_bytes());
             bytes.extend_from_slice(element.unwrap_or_default());
         }
         bytes
