@@ -942,6 +942,15 @@ fn defaults_that_would_differ_are_refused() {
     ] {
         assert!(error(&run(&mut client, sql)).contains("would differ"), "{sql}");
     }
+    // And as far as the server knows only.
+    for sql in [
+        "ALTER TABLE country ADD COLUMN at moment",
+        "ALTER TABLE country ADD COLUMN IF NOT EXISTS a int, ADD x int DEFAULT luck()",
+        "ALTER TABLE country ADD x text DEFAULT current_setting('work_mem')",
+    ] {
+        assert!(error(&run(&mut client, sql)).starts_with("0A000 the default of column"), "{sql}");
+    }
+    fine(&mut client, "ALTER TABLE country ADD COLUMN a int DEFAULT 7, ADD b text DEFAULT upper('x')");
     fine(&mut client, "ALTER TABLE country ADD COLUMN at timestamptz");
     fine(&mut client, "ALTER TABLE country ALTER at SET DEFAULT now()");
     fine(&mut client, "ALTER TABLE event ADD COLUMN at timestamptz DEFAULT now()");

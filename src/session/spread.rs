@@ -264,7 +264,12 @@ impl ClientSession {
         let Some(set) = self.sharded.as_deref().map(|sharded| Arc::clone(&sharded.set)) else {
             return Ok(None);
         };
-        let rows = match self.question(spread, 0, &key_columns(set.schema())).await? {
+        let question = key_columns(set.schema());
+        if !question.is_ascii() && !self.speaks_utf8() {
+            // The next look from outside will tell.
+            return Ok(None);
+        }
+        let rows = match self.question(spread, 0, &question).await? {
             Ok(rows) => rows,
             Err(outcome) => return Ok(Some(outcome)),
         };

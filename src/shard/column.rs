@@ -34,7 +34,9 @@ pub fn key_columns(schema: &ShardedSchema) -> String {
     let quoted = |name: &String| format!("'{}'", name.replace('\'', "''"));
     let names = schema.sharded.iter().flat_map(|tables| &tables.key).map(|column| quoted(&column.name));
     let names: Vec<_> = names.collect();
-    include_str!("column.sql").replace("{names}", &names.join(", "))
+    // There is a column of no name nowhere.
+    let names = if names.is_empty() { "NULL".to_owned() } else { names.join(", ") };
+    include_str!("column.sql").replace("{names}", &names)
 }
 
 /// The columns in a server's answer that are not as declared.

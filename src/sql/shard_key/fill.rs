@@ -45,6 +45,8 @@ pub(super) struct Written {
     inserted: Option<Inserted>,
     /// Columns that UPDATE, or ON CONFLICT DO UPDATE, may set to their defaults.
     assigned: Vec<String>,
+    /// Columns that ALTER TABLE adds, and fills in rows that are there.
+    added: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,12 +94,17 @@ impl Written {
             },
             _ => Vec::new(),
         };
-        Self { schema, table, inserted: Some(Inserted { columns, rows, ordered }), assigned }
+        let inserted = Some(Inserted { columns, rows, ordered });
+        Self { schema, table, inserted, assigned, added: Vec::new() }
     }
 
     pub(super) fn by_update(schema: Option<String>, table: String, update: &Update) -> Self {
         let assigned = update.assignments.iter().flat_map(assigned).collect();
-        Self { schema, table, inserted: None, assigned }
+        Self { schema, table, inserted: None, assigned, added: Vec::new() }
+    }
+
+    pub(super) fn by_alter(schema: Option<String>, table: String, added: Vec<String>) -> Self {
+        Self { schema, table, inserted: None, assigned: Vec::new(), added }
     }
 
     /// What a text leaves to defaults; `values` is the token VALUES of its INSERT.
@@ -114,13 +121,17 @@ impl Written {
         if says_default && !self.assigned.is_empty() {
             add(Defaults::These(self.assigned.clone()), true);
         }
+        if !self.added.is_empty() {
+            // The rows are filled in the order in which they are stored.
+            add(Defaults::These(self.added.clone()), false);
+        }
         fills
     }
 
     pub(super) fn weight(&self) -> usize {
         let listed =
             self.inserted.as_ref().and_then(|inserted| inserted.columns.as_ref()).map_or(0, Vec::len);
-        size_of::<Self>() + (listed + self.assigned.len() + 2) * 40
+        size_of::<Self>() + (listed + self.assigned.len() + self.added.len() + 2) * 40
     }
 }
 

@@ -238,7 +238,7 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema, whole: &mut KeyPlan) -> Resu
         return match verdict.effect {
             Effect::Empty => Ok(Plan::Anywhere),
             Effect::Unknown => Err(Refusal::NotUnderstood),
-            _ => on_all(view, &verdict, schema),
+            _ => on_all(view, &verdict, schema, &mut whole.written),
         };
     };
     if verdict.session.intersects(SessionEffects::NOTIFY) {
@@ -297,7 +297,12 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema, whole: &mut KeyPlan) -> Resu
 }
 
 /// What concerns the structure of the database, and must be the same on all shards.
-fn on_all(view: View<'_>, verdict: &Verdict, schema: &ShardedSchema) -> Result<Plan, Refusal> {
+fn on_all(
+    view: View<'_>,
+    verdict: &Verdict,
+    schema: &ShardedSchema,
+    written: &mut Vec<(Written, Option<usize>)>,
+) -> Result<Plan, Refusal> {
     /// What stays in one session.
     const STAYS: SessionEffects = SessionEffects::TEMP_OBJECT
         .union(SessionEffects::LOAD)
@@ -321,14 +326,21 @@ fn on_all(view: View<'_>, verdict: &Verdict, schema: &ShardedSchema) -> Result<P
     if verdict.session.intersects(STAYS) {
         return Err(Refusal::Construct("what stays in one session"));
     }
-    if let Some(what) = differs_in_rows(view, schema) {
+    if let Some(what) = differs_in_rows(view, schema, written) {
         return Err(Refusal::Differs(what));
     }
     Ok(Plan::All(format!("{} is for all shards", first.to_ascii_uppercase())))
 }
 
-/// What ALTER TABLE would put into the rows of a table that is everywhere, on each shard another.
-fn differs_in_rows(view: View<'_>, schema: &ShardedSchema) -> Option<String> {
+/// What ALTER TABLE would put into the rows of a table that is everywhere, on each shard another: as far as its text says
+/// so. The columns that it adds are noted; what their defaults are is looked at behind it.
+fn differs_in_rows(
+    view: View<'_>,
+    schema: &ShardedSchema,
+    written: &mut Vec<(Written, Option<usize>)>,
+) -> Option<String> {
+    const OTHERS: [&str; 8] =
+        ["check", "constraint", "exclude", "foreign", "generated", "not", "primary", "unique"];
     if !(view.is(0, "alter") && view.is(1, "table")) {
         return None;
     }
@@ -339,13 +351,17 @@ fn differs_in_rows(view: View<'_>, schema: &ShardedSchema) -> Option<String> {
     if schema.classify(name.schema.as_deref(), &name.name) != TableClass::Everywhere {
         return None;
     }
-    let adds_column = |at: usize| {
-        const OTHERS: [&str; 8] =
-            ["check", "constraint", "exclude", "foreign", "generated", "not", "primary", "unique"];
-        view.is(at, "add") && !OTHERS.iter().any(|word| view.is(at + 1, word))
-    };
     let rest = || from..view.len();
-    let adds = rest().any(adds_column);
+    let adds = rest().filter(|at| view.is(*at, "add") && !OTHERS.iter().any(|word| view.is(at + 1, word)));
+    let added = adds.filter_map(|at| {
+        view.identifier(skipped(skipped(at + 1, &["column"]), &["if", "not", "exists"])).map(String::from)
+    });
+    let added: Vec<String> = added.collect();
+    let adds = !added.is_empty();
+    if adds {
+        let schema = name.schema.as_deref().map(str::to_owned);
+        written.push((Written::by_alter(schema, name.name.to_string(), added), None));
+    }
     if !adds && !rest().any(|at| view.is(at, "type")) {
         return None;
     }
