@@ -16,7 +16,7 @@ use crate::catalog::Resolved;
 use crate::pool::{Facts, ServerLease};
 use crate::protocol::extended::{self, Bind, Parse, Target as Named};
 use crate::protocol::{
-    ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
+    ErrorResponse, FrameError, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
 };
 use crate::route::Work;
 use crate::server::{Definition, decoy_name, is_server_name};
@@ -469,7 +469,8 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
                     return Ok(plan);
                 }
                 if tag == FrontendTag::EXECUTE && !told.is_empty() {
-                    let portal = Reader::new(body).cstr()?;
+                    // One without a portal's name fails on the server.
+                    let portal = Reader::new(body).cstr().unwrap_or_default();
                     told.iter_mut()
                         .filter(|told| told.portal == portal)
                         .for_each(|told| told.executed = true);
@@ -545,21 +546,29 @@ impl ClientSession {
 
     /// After an error: everything up to the Sync is skipped, as the server does.
     pub(super) async fn skip(&mut self, batch: Batch) -> Result<(), SessionError> {
-        self.consume(batch);
         if batch.end != BatchEnd::Sync {
+            self.consume(batch);
             return Ok(());
         }
+        let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
+        let sync = Batch { end: BatchEnd::Sync, len: last_message_len(bytes)? };
+        self.consume(Batch { end: BatchEnd::Partial, len: batch.len - sync.len });
         self.exchange.skipping = false;
         match self.lease.take() {
             None => {
                 self.awaiting_sync = false;
+                if sync.len > frame::HEADER_LEN {
+                    // The skipping ends before the Sync is read: what is wrong with it is an error of its own.
+                    return Box::pin(self.run_batch(sync)).await;
+                }
+                self.consume(sync);
                 let status = self.spread().map_or(TransactionStatus::Idle, Spread::status);
                 backend::ready_for_query(&mut self.wire.outbox, status);
                 Ok(())
             }
             Some(mut lease) => {
                 // The server skips, too, and is told where to stop.
-                frontend::sync(&mut lease.wire.outbox);
+                lease.wire.outbox.extend_from_slice(&self.wire.inbox.split_to(sync.len));
                 self.exchange.push(Expect::Sync);
                 self.exchange_with(lease).await
             }
@@ -585,9 +594,9 @@ impl ClientSession {
             self.materialize(lease, &plan.named_in_sql, plan.deallocated.as_deref());
         }
         if batch.end == BatchEnd::Query && plan.resets.is_empty() && is_one_query(batch, &self.wire.inbox) {
-            let undo = self.statements.set(b"", None);
-            self.exchange.push(Expect::Query(undo));
-            lease.unnamed = None;
+            let body = self.wire.inbox.get(frame::HEADER_LEN..batch.len).unwrap_or_default();
+            let is_read = self.is_read(body);
+            self.expect_query(lease, is_read);
             self.send_as_is(lease, batch.len);
             return Ok(());
         }
@@ -599,6 +608,25 @@ impl ClientSession {
         self.wire.inbox = inbox;
         self.restore_startup(lease, batch, &resets);
         result
+    }
+
+    /// A Query drops the unnamed statement as soon as it `is_read`.
+    fn expect_query(&mut self, lease: &mut ServerLease, is_read: bool) {
+        lease.unnamed = None;
+        let undo = if is_read { self.statements.set(b"", None) } else { Undo::Nothing };
+        self.exchange.push(Expect::Query(undo));
+    }
+
+    /// Whether a server can read the text of this Query. Looked at only where it makes a difference.
+    fn is_read(&self, body: &[u8]) -> bool {
+        self.statements.find(b"").is_none()
+            || frontend::query_text(body).is_ok_and(|text| self.is_readable(text))
+    }
+
+    /// Whether a server can make characters of this text. In other encodings than UTF-8 only the server knows, and
+    /// nearly all texts are readable.
+    pub(super) fn is_readable(&self, text: &[u8]) -> bool {
+        !self.speaks_utf8() || std::str::from_utf8(text).is_ok()
     }
 
     /// The first `len` bytes of the inbox go to the server untouched: without a copy, unless something
@@ -655,14 +683,15 @@ impl ClientSession {
                     Err(_) => self.build_malformed(lease, whole),
                 },
                 FrontendTag::FLUSH if !body.is_empty() => self.build_malformed(lease, whole),
+                FrontendTag::QUERY => {
+                    lease.wire.outbox.extend_from_slice(whole);
+                    let is_read = self.is_read(body);
+                    self.expect_query(lease, is_read);
+                }
                 tag => {
                     let expect = match tag {
                         FrontendTag::EXECUTE => Expect::Execute,
                         FrontendTag::SYNC => Expect::Sync,
-                        FrontendTag::QUERY => {
-                            lease.unnamed = None;
-                            Expect::Query(self.statements.set(b"", None))
-                        }
                         FrontendTag::FUNCTION_CALL => Expect::FunctionCall,
                         // Flush: ours or theirs is added below.
                         _ => continue,
@@ -953,6 +982,17 @@ impl ClientSession {
             self.exchange.push(Expect::OwnClose);
         }
     }
+}
+
+/// The length of the last of these messages.
+fn last_message_len(bytes: &[u8]) -> Result<usize, FrameError> {
+    let mut len = 0;
+    let mut rest = bytes;
+    while let Some((header, _, tail)) = frame::split(rest, usize::MAX)? {
+        len = header.total_len;
+        rest = tail;
+    }
+    Ok(len)
 }
 
 /// Whether the batch is one Query and nothing else.

@@ -721,7 +721,8 @@ impl ClientSession {
                         None => lease.unnamed = None,
                     }
                     let unnamed = matches!(&undo, Undo::Client { name, .. } if name.is_empty());
-                    if visible && unnamed && place == 0 {
+                    let is_read = || self.statements.find(b"").is_none_or(|d| self.is_readable(&d.sql));
+                    if visible && unnamed && place == 0 && is_read() {
                         // The one that fails has dropped its predecessor before.
                         self.statements.set(b"", None);
                     } else {
