@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) only_asks: bool,
     /// Nothing in it needs a server.
     pub(super) is_local: bool,
+    /// A message in it makes no sense.
+    pub(super) is_malformed: bool,
     pub(super) set: Option<SetCommand>,
     pub(super) deallocates_all: bool,
     /// It may begin a transaction that stays open, as far as the text tells.
@@ -137,6 +139,7 @@ impl Default for Plan {
             definitions: SmallVec::new(),
             only_asks: true,
             is_local: true,
+            is_malformed: false,
             set: None,
             deallocates_all: false,
             may_begin: false,
@@ -262,6 +265,7 @@ impl Plan {
     fn add_malformed(&mut self) {
         self.work.effect = Effect::Write;
         self.writes_anything = true;
+        self.is_malformed = true;
         self.is_local = false;
         self.only_asks = false;
     }
