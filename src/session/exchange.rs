@@ -186,6 +186,8 @@ pub(super) struct Exchange {
     pub(super) wants_probe: bool,
     /// One of them was.
     pub(super) answered_sync: bool,
+    /// The type of a message of the client's that does not belong into the COPY, which was given up over it.
+    pub(super) stray: Option<u8>,
 }
 
 impl Exchange {
