@@ -155,7 +155,7 @@ async fn compare(key_type: &str, statements: u64) {
         let plan = plans.entry(fingerprint).or_insert_with(|| fresh.clone());
         assert_eq!(*plan, fresh, "{sql}");
         let shard = match plan.destination(sql.as_bytes(), lex, &schema, &bound) {
-            Ok(Destination::Shard { shard, .. }) => shard,
+            Ok(Destination::Shard(shard)) => shard,
             Ok(Destination::Any) => 0,
             // None of these statements is for all shards.
             Ok(Destination::All { what }) => panic!("{sql}: {what}"),

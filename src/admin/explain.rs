@@ -75,7 +75,7 @@ pub(super) fn explain(console: &Console, database: Option<&str>, sql: &str) -> R
         };
         let key = Key::of(set, &statement, sql, lex);
         match set.destination(&statement, sql.as_bytes(), lex, &NoParameters) {
-            Ok(Destination::Shard { shard, .. }) if entry.shard != Some(shard) => {}
+            Ok(Destination::Shard(shard)) if entry.shard != Some(shard) => {}
             // Any will do: the first is shown.
             Ok(Destination::Any) if !entry.is_first() => {}
             Ok(_) => table.push(row(&entry, &statement, &key)),
@@ -97,8 +97,7 @@ impl Key {
     fn of(set: &ShardSet, statement: &Statement, sql: &str, lex: LexOptions) -> Self {
         let plan = set.plan(statement, sql.as_bytes(), lex);
         let places = plan.describe(sql.as_bytes(), lex, set.schema());
-        let function = plan.groups().next().and_then(|group| set.schema().sharded.get(group));
-        Self { places, function: function.map(|tables| tables.function.as_str()) }
+        Self { places, function: plan.function(set.schema()) }
     }
 
     fn cells(&self) -> [Cell; 2] {

@@ -93,7 +93,7 @@ impl ShardSet {
         parameters: &dyn Parameters,
     ) -> Result<Destination, Refusal> {
         if let Some(shard) = explicit_shard(&statement.hint, self.count(), self.schema())? {
-            return Ok(Destination::Shard { shard, table: String::new() });
+            return Ok(Destination::Shard(shard));
         }
         self.plan(statement, sql, lex).destination(sql, lex, self.schema(), parameters)
     }

@@ -17,12 +17,13 @@ use smallvec::SmallVec;
 use crate::pool::{Pool, ServerLease, ShardSet};
 use crate::protocol::extended::{Bind, Parse};
 use crate::protocol::frame::HEADER_LEN;
+use crate::protocol::parameters::Parameters as Told;
 use crate::protocol::{ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, frame, frontend};
 use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
-    CopyFrom, Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
+    Collected, CopyFrom, Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
     SessionEffects, Split, Statement, TransactionControl, copy_from, explicit_shard,
 };
 
@@ -149,6 +150,26 @@ pub(super) enum Placed {
 }
 
 impl Transaction {
+    /// Forgets the last one. In place: most transactions have nothing to forget.
+    fn forget(&mut self) {
+        let Self {
+            begun,
+            repeatable,
+            pending,
+            is_bound,
+            is_opaque,
+            has_read,
+            tells,
+            cursors,
+            chosen,
+        } = self;
+        (*begun, *chosen) = (None, None);
+        repeatable.clear();
+        pending.clear();
+        cursors.clear();
+        (*is_bound, *is_opaque, *has_read, *tells) = (false, false, false, false);
+    }
+
     /// Whether it can begin on other shards as it has begun here.
     fn may_spread(&self) -> bool {
         self.begun.is_some() && !self.is_opaque
@@ -260,7 +281,14 @@ pub(super) struct Bound<'a> {
     pub(super) types: &'a [u8],
     /// Formats and values, as in Bind.
     pub(super) rest: &'a [u8],
-    pub(super) is_utf8: bool,
+    /// What the client knows of its session's parameters.
+    pub(super) told: &'a Told,
+}
+
+/// Whether client and server both speak UTF-8, so that the bytes of texts are those that are stored.
+fn speak_utf8(told: &Told) -> bool {
+    let is_utf8 = |name| told.value(name).is_none_or(|value| value == "UTF8");
+    is_utf8("client_encoding") && is_utf8("server_encoding")
 }
 
 impl Parameters for Bound<'_> {
@@ -313,7 +341,7 @@ impl Parameters for Bound<'_> {
     }
 
     fn is_utf8(&self) -> bool {
-        self.is_utf8
+        speak_utf8(self.told)
     }
 }
 
@@ -324,8 +352,8 @@ struct Run<'a> {
     types: &'a [u8],
     /// Formats and values of its parameters.
     rest: &'a [u8],
-    /// It is a simple query.
-    is_query: bool,
+    /// The tokens of a simple query.
+    query: Option<&'a Collected>,
 }
 
 impl ClientSession {
@@ -344,21 +372,17 @@ impl ClientSession {
     /// Takes the session to the shard with this number, between transactions.
     pub(super) fn switch_to(&mut self, shard: ShardNumber) {
         let Some(sharded) = self.sharded.as_deref_mut() else { return };
-        let place = |shard| usize::try_from(shard).unwrap_or(usize::MAX);
         let Some(entry) = sharded.set.entry(shard).filter(|_| shard != sharded.current) else { return };
         self.database = Arc::clone(entry);
-        let here = Parked {
-            pools: std::mem::take(&mut self.pools),
-            last_write: std::mem::take(&mut self.last_write),
-            last_reader: self.last_reader.take(),
-        };
-        if let Some(parked) = sharded.parked.get_mut(place(sharded.current)) {
-            *parked = here;
+        // What was taken out of the place of the present shard lies there again, then that of the other is taken out.
+        for place in [sharded.current, shard] {
+            let place = usize::try_from(place).unwrap_or(usize::MAX);
+            if let Some(parked) = sharded.parked.get_mut(place) {
+                std::mem::swap(&mut self.pools, &mut parked.pools);
+                std::mem::swap(&mut self.last_write, &mut parked.last_write);
+                std::mem::swap(&mut self.last_reader, &mut parked.last_reader);
+            }
         }
-        let there = sharded.parked.get_mut(place(shard)).map(std::mem::take).unwrap_or_default();
-        self.pools = there.pools;
-        self.last_write = there.last_write;
-        self.last_reader = there.last_reader;
         sharded.current = shard;
     }
 
@@ -374,11 +398,11 @@ impl ClientSession {
         let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(Placed::Here) };
         let transaction = &mut sharded.transaction;
         if is_idle {
-            *transaction = Transaction::default();
+            transaction.forget();
         } else if saw_error {
             transaction.is_opaque |= !std::mem::take(&mut transaction.pending).is_empty();
         } else {
-            transaction.repeatable.append(&mut std::mem::take(&mut transaction.pending).into_vec());
+            transaction.repeatable.extend(transaction.pending.drain(..));
             transaction.is_opaque |= transaction.repeatable.len() > REPEATED_MAX;
         }
         if transaction.begun.is_none() {
@@ -493,10 +517,8 @@ impl ClientSession {
         Ok(())
     }
 
-    /// Whether client and server both speak UTF-8, so that the bytes of texts are those that are stored.
     pub(super) fn speaks_utf8(&self) -> bool {
-        let is_utf8 = |name| self.told.value(name).is_none_or(|value| value == "UTF8");
-        is_utf8("client_encoding") && is_utf8("server_encoding")
+        speak_utf8(&self.told)
     }
 
     /// Where the statements of a batch belong, together.
@@ -523,14 +545,7 @@ impl ClientSession {
                 FrontendTag::QUERY => {
                     // What makes no sense, the server says.
                     let Ok(text) = frontend::query_text(body) else { continue };
-                    let statement = self.context.statements.analyze(text, self.lex);
-                    if let Some(sharded) = self.sharded.as_deref_mut() {
-                        sharded.analyzed = Some(Arc::clone(&statement));
-                    }
-                    self.place_one(
-                        bytes,
-                        &Run { statement, text, types: b"\0\0", rest: b"\0\0\0\0", is_query: true },
-                    )
+                    self.place_query(bytes, text)
                 }
                 FrontendTag::PARSE => {
                     let Ok(parse) = Parse::read(body) else { continue };
@@ -554,11 +569,22 @@ impl ClientSession {
         Ok(placement)
     }
 
+    fn place_query(&mut self, batch: &[u8], text: &[u8]) -> Placement {
+        let mut tokens = Collected::lent();
+        let statement = self.context.statements.analyze_and_keep(text, self.lex, &mut tokens);
+        if let Some(sharded) = self.sharded.as_deref_mut() {
+            sharded.analyzed = Some(Arc::clone(&statement));
+        }
+        let run = Run { statement, text, types: b"\0\0", rest: b"\0\0\0\0", query: Some(&tokens) };
+        let place = self.place_one(batch, &run);
+        tokens.give_back();
+        place
+    }
+
     fn place_bind(&mut self, batch: &[u8], fresh: &[Parse<'_>], bind: &Bind<'_>) -> Placement {
         if let Some(parse) = fresh.iter().find(|parse| parse.name == bind.statement) {
             let statement = self.context.statements.analyze_exact(parse.sql, self.lex);
-            let run =
-                Run { statement, text: parse.sql, types: parse.types, rest: bind.rest, is_query: false };
+            let run = Run { statement, text: parse.sql, types: parse.types, rest: bind.rest, query: None };
             return self.place_one(batch, &run);
         }
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
@@ -568,7 +594,7 @@ impl ClientSession {
         let Definition { sql, types, statement, .. } = &*definition;
         self.place_one(
             batch,
-            &Run { statement: Arc::clone(statement), text: sql, types, rest: bind.rest, is_query: false },
+            &Run { statement: Arc::clone(statement), text: sql, types, rest: bind.rest, query: None },
         )
     }
 
@@ -622,22 +648,22 @@ impl ClientSession {
         {
             return Ok(Placement::One(*shard));
         }
-        let bound = Bound { types: run.types, rest: run.rest, is_utf8: self.speaks_utf8() };
         let chosen = self.chosen();
         let plan = || set.plan(statement, run.text, self.lex);
         let controls = statement.control.is_some() || (statement.statement_count > 1 && plan().controls());
         if controls && let Some(sharded) = self.sharded.as_deref_mut() {
             sharded.facts.controls = true;
         }
-        let by_parameters = if run.is_query {
-            None
-        } else {
-            let exact = self.context.statements.exact(run.text, self.lex);
-            Some(set.by_parameters(exact, statement, run.text, self.lex))
-        };
-        let destination = match by_parameters.as_deref() {
-            Some(Some(by_parameters)) => by_parameters.destination(set.schema(), &bound),
-            _ => plan().destination(run.text, self.lex, set.schema(), &bound),
+        let bound = Bound { types: run.types, rest: run.rest, told: &self.told };
+        let destination = match run.query {
+            Some(tokens) => plan().destination_by(run.text, tokens, self.lex, set.schema(), &bound),
+            None => {
+                let exact = self.context.statements.exact(run.text, self.lex);
+                match &*set.by_parameters(exact, statement, run.text, self.lex) {
+                    Some(by_parameters) => by_parameters.destination(set.schema(), &bound),
+                    None => plan().destination(run.text, self.lex, set.schema(), &bound),
+                }
+            }
         };
         match destination {
             Ok(Destination::Any) => {
@@ -656,7 +682,7 @@ impl ClientSession {
                 }
                 Ok(chosen?.map_or(Placement::Any, Placement::One))
             }
-            Ok(Destination::Shard { shard, .. }) => match chosen? {
+            Ok(Destination::Shard(shard)) => match chosen? {
                 Some(chosen) if chosen != shard => Err(Refusal::Contradiction { chosen, key: shard }),
                 _ => {
                     if let Some(sharded) = self.sharded.as_deref_mut() {
@@ -673,7 +699,7 @@ impl ClientSession {
                 let split = plan().split(run.text, self.lex, set.schema(), &bound)?;
                 split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)
             }
-            Err(Refusal::Construct(_)) if run.is_query && chosen == Ok(None) && is_copy(run.text) => {
+            Err(Refusal::Construct(_)) if run.query.is_some() && chosen == Ok(None) && is_copy(run.text) => {
                 let copy = copy_from(run.text, self.lex, set.schema())?;
                 copy.map(|copy| Placement::Copy(Box::new(copy))).ok_or(Refusal::Construct("COPY of a table"))
             }
@@ -859,12 +885,13 @@ mod tests {
     fn values_of_a_bind() {
         // Two formats (text, binary), three values: one of two bytes, NULL, none.
         let rest = b"\0\x02\0\0\0\x01\0\x02\0\0\0\x02ab\xff\xff\xff\xff\0\0";
-        let bound = Bound { types: b"\0\x01\0\0\0\x14", rest, is_utf8: true };
+        let told = Told::default();
+        let bound = Bound { types: b"\0\x01\0\0\0\x14", rest, told: &told };
         assert_eq!((bound.declared(1), bound.declared(2)), (20, 0));
         assert_eq!(bound.value(1), Some(ParameterValue::Text(b"ab")));
         assert_eq!(bound.value(2), Some(ParameterValue::Null));
         assert_eq!(bound.value(3), None);
-        let one = Bound { types: b"\0\0", rest: b"\0\x01\0\x01\0\x01\0\0\0\x01x\0\0", is_utf8: true };
+        let one = Bound { types: b"\0\0", rest: b"\0\x01\0\x01\0\x01\0\0\0\x01x\0\0", told: &told };
         assert_eq!(one.value(1), Some(ParameterValue::Binary(b"x")));
         // More than a signed count holds.
         let many = [&b"\0\0\x9c\x40"[..], &b"\0\0\0\x01x".repeat(40_000), b"\0\0"].concat();

@@ -6,6 +6,8 @@
 
 use super::analyze::{analyze_with, opaque};
 use super::fingerprint::{Fingerprint, Seeds};
+use super::hint::Hint;
+use super::normalize::Collected;
 use super::scan::LexOptions;
 use super::statement::Statement;
 use hashbrown::HashMap;
@@ -100,7 +102,24 @@ impl StatementCache {
         if options.backslash_trail_bytes && !sql.is_ascii() {
             return Arc::new(opaque(self.seeds.exact(sql, options)));
         }
-        let (key, hint) = self.seeds.fingerprint(sql, options);
+        self.known(sql, options, self.seeds.fingerprint(sql, options))
+    }
+
+    /// The same, and its tokens, for who goes on to read its literals.
+    pub fn analyze_and_keep(
+        &self,
+        sql: &[u8],
+        options: LexOptions,
+        tokens: &mut Collected,
+    ) -> Arc<Statement> {
+        if options.backslash_trail_bytes && !sql.is_ascii() {
+            return Arc::new(opaque(self.seeds.exact(sql, options)));
+        }
+        self.known(sql, options, self.seeds.fingerprint_and_tokens(sql, options, tokens))
+    }
+
+    #[inline]
+    fn known(&self, sql: &[u8], options: LexOptions, (key, hint): (Fingerprint, Hint)) -> Arc<Statement> {
         self.lookup(key).unwrap_or_else(|| {
             let statement = Arc::new(analyze_with(sql, options, key, hint));
             self.insert(key, &statement);

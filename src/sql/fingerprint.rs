@@ -4,7 +4,7 @@
 //! cryptographic hash; it is never sent anywhere or stored.
 
 use super::hint::Hint;
-use super::normalize::{Sink, normalize};
+use super::normalize::{Collected, Sink, normalize};
 use super::scan::{Kind, LexOptions};
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -46,11 +46,30 @@ impl Seeds {
         let mut hash = Hash128 { lanes: self.start, multiply: self.multiply };
         let mut hint = Hint::default();
         normalize(sql, options, &mut hash, &mut hint);
+        (self.finish(hash, &hint, options), hint)
+    }
+
+    /// The same, and the tokens themselves.
+    pub fn fingerprint_and_tokens(
+        &self,
+        sql: &[u8],
+        options: LexOptions,
+        tokens: &mut Collected,
+    ) -> (Fingerprint, Hint) {
+        let hash = Hash128 { lanes: self.start, multiply: self.multiply };
+        let mut both = Both { hash, tokens };
+        let mut hint = Hint::default();
+        normalize(sql, options, &mut both, &mut hint);
+        (self.finish(both.hash, &hint, options), hint)
+    }
+
+    #[inline]
+    fn finish(&self, hash: Hash128, hint: &Hint, options: LexOptions) -> Fingerprint {
         let mut last = u64::from(options.standard_conforming_strings) << 1;
         if !hint.is_empty() {
-            last ^= self.hints.hash_one(&hint) | 1 << 32;
+            last ^= self.hints.hash_one(hint) | 1 << 32;
         }
-        (hash.finish(last), hint)
+        hash.finish(last)
     }
 
     /// Fingerprint of the very bytes; never equal to one of [`Self::fingerprint`] but by chance.
@@ -181,6 +200,33 @@ impl Sink for Hash128 {
     }
 }
 
+/// Hashes the tokens and keeps them: one reading of the text for both.
+struct Both<'a> {
+    hash: Hash128,
+    tokens: &'a mut Collected,
+}
+
+impl Sink for Both<'_> {
+    type Mark = ([u64; 2], usize);
+
+    #[inline]
+    fn token(&mut self, src: &[u8], kind: Kind, start: usize, end: usize) {
+        self.hash.token(src, kind, start, end);
+        self.tokens.token(src, kind, start, end);
+    }
+
+    #[inline]
+    fn mark(&self) -> Self::Mark {
+        (self.hash.mark(), self.tokens.mark())
+    }
+
+    #[inline]
+    fn rewind(&mut self, (hash, tokens): Self::Mark) {
+        self.hash.rewind(hash);
+        self.tokens.rewind(tokens);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +236,20 @@ mod tests {
         for byte in 0..=255u8 {
             let word = u64::from_le_bytes([byte; 8]);
             assert_eq!(lower(word), u64::from_le_bytes([byte.to_ascii_lowercase(); 8]), "{byte}");
+        }
+    }
+
+    #[test]
+    fn tokens_come_with_the_same_fingerprint() {
+        let seeds = Seeds::random();
+        let options = LexOptions::default();
+        for sql in ["", "SELECT 1", "INSERT INTO t VALUES (1, 'a'), (2, -3) /* pgweir: shard=1 */", "a IN (1, 2,"] {
+            let (mut alone, mut both) = (Collected::default(), Collected::lent());
+            normalize(sql.as_bytes(), options, &mut alone, &mut ());
+            let found = seeds.fingerprint_and_tokens(sql.as_bytes(), options, &mut both);
+            assert_eq!(found, seeds.fingerprint(sql.as_bytes(), options), "{sql}");
+            assert_eq!(both.tokens, alone.tokens, "{sql}");
+            both.give_back();
         }
     }
 

@@ -40,6 +40,7 @@ pub use fingerprint::Fingerprint;
 pub use functions::{Meaning as BuiltinMeaning, builtin};
 pub use hint::{Hint, HintRole};
 pub use mentions::{Mentions, NameHash};
+pub use normalize::Collected;
 pub use reason::EffectReason;
 pub use scan::{Kind, LexOptions, Scanner, Token};
 pub use session_effects::SessionEffects;

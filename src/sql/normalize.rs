@@ -9,6 +9,8 @@
 //! - the literal argument of `current_setting` stays as it is ([`Kind::Verbatim`]), since which setting is
 //!   read decides where; the arguments of `set_config` are not collapsed, since the last one matters.
 
+use std::cell::Cell;
+
 use super::scan::{Comments, Kind, LexOptions, Scanner, Token};
 
 /// Takes the normalized tokens; can be set back to an earlier point.
@@ -222,7 +224,7 @@ fn name(state: Names, kind: Kind, text: &[u8]) -> (Names, Kind) {
     }
 }
 
-/// The stream kept, for the classifier.
+/// The stream kept.
 #[derive(Debug, Default)]
 pub struct Collected {
     /// The tokens.
@@ -233,6 +235,28 @@ pub struct Collected {
 
 /// Most tokens that are kept of one text.
 pub const TOKENS_MAX: usize = 500_000;
+
+thread_local! {
+    static SPARE: Cell<Vec<Token>> = const { Cell::new(Vec::new()) };
+}
+
+/// Room that a thread keeps for the next text, in tokens.
+const SPARE_MAX: usize = 4096;
+
+impl Collected {
+    /// An empty one, in room that was used before.
+    pub fn lent() -> Self {
+        Self { tokens: SPARE.take(), overflow: false }
+    }
+
+    /// Leaves its room for the next.
+    pub fn give_back(mut self) {
+        if self.tokens.capacity() <= SPARE_MAX {
+            self.tokens.clear();
+            SPARE.set(self.tokens);
+        }
+    }
+}
 
 impl Sink for Collected {
     type Mark = usize;

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use crate::config::{self, Environment, Sharding};
-use crate::shard::{ShardedSchema, TableClass};
 use crate::sql::{
     Destination, Hint, KeyPlan, LexOptions, ParameterValue, Parameters, Refusal, explicit_shard, key_plan,
 };
@@ -79,9 +78,9 @@ fn lines(sharding: &Sharding, sql: &str, lex: LexOptions, hint: &Hint, given: &G
             line("shard", "all");
             line("because", &what);
         }
-        Ok(Destination::Shard { shard, table }) => {
+        Ok(Destination::Shard(shard)) => {
             line("shard", &shard.to_string());
-            if let Some(function) = function(schema, &table) {
+            if let Some(function) = plan.function(schema) {
                 line("function", function);
             }
         }
@@ -105,11 +104,4 @@ fn refused(line: &mut impl FnMut(&str, &str), refusal: &Refusal) {
 
 fn why_any(plan: &KeyPlan) -> &'static str {
     if plan.is_keyed() { "the key is NULL: no row has it" } else { "it reads no sharded table" }
-}
-
-fn function(schema: &ShardedSchema, table: &str) -> Option<&'static str> {
-    match schema.classify(None, table) {
-        TableClass::Sharded(_, tables) => Some(tables.function.as_str()),
-        _ => None,
-    }
 }

@@ -16,7 +16,6 @@ pub struct ByParameters {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Bound {
-    table: String,
     group: usize,
     /// For each column of the key.
     key: Vec<Parameter>,
@@ -51,8 +50,7 @@ impl KeyPlan {
                             _ => None,
                         };
                         let key = occurrence.key.iter().map(parameter).collect::<Option<_>>()?;
-                        let (table, group) = (occurrence.table.clone(), occurrence.group);
-                        occurrences.push(Bound { table, group, key });
+                        occurrences.push(Bound { group: occurrence.group, key });
                     }
                 }
                 Plan::Keyed { .. } | Plan::All(_) | Plan::Refused(_) => return None,
@@ -66,7 +64,7 @@ impl ByParameters {
     /// What it takes in memory, near enough.
     pub fn weight(&self) -> usize {
         let of =
-            |bound: &Bound| size_of::<Bound>() + bound.table.len() + bound.key.len() * size_of::<Parameter>();
+            |bound: &Bound| size_of::<Bound>() + bound.key.len() * size_of::<Parameter>();
         self.occurrences.iter().map(of).sum()
     }
 
@@ -80,7 +78,7 @@ impl ByParameters {
         parameters: &dyn Parameters,
     ) -> Result<Destination, Refusal> {
         let source = Source { text: b"", tokens: &[], lex: LexOptions::default(), parameters };
-        let mut found: Option<(ShardNumber, &str)> = None;
+        let mut found: Option<ShardNumber> = None;
         for occurrence in &self.occurrences {
             let tables = schema.sharded.get(occurrence.group).ok_or(Refusal::NotUnderstood)?;
             let mut values: smallvec::SmallVec<[Option<KeyValue>; 2]> = smallvec::SmallVec::new();
@@ -97,12 +95,10 @@ impl ByParameters {
             let name = || tables.key.first().map(|column| column.name.clone()).unwrap_or_default();
             let shard = tables.function.shard(&key).ok_or_else(|| Refusal::NoShard(name()))?;
             match found {
-                Some((other, _)) if other != shard => return Err(Refusal::SeveralShards),
-                Some(_) => {}
-                None => found = Some((shard, &occurrence.table)),
+                Some(other) if other != shard => return Err(Refusal::SeveralShards),
+                _ => found = Some(shard),
             }
         }
-        Ok(found
-            .map_or(Destination::Any, |(shard, table)| Destination::Shard { shard, table: table.to_owned() }))
+        Ok(found.map_or(Destination::Any, Destination::Shard))
     }
 }

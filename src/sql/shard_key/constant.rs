@@ -75,7 +75,10 @@ impl<'a> Source<'a> {
         let Some(own) = self.tokens.get(token) else { return false };
         let before = token.checked_sub(1).and_then(|at| self.tokens.get(at)).map_or(0, |t| t.end);
         let after = self.tokens.get(token + 1).map_or(self.text.len(), |t| t.start);
-        let blank = |from, to| Scanner::new(self.slice(from, to), self.lex).next_token(&mut ()).is_none();
+        let blank = |from, to| {
+            let gap = self.slice(from, to);
+            gap.iter().all(|byte| *byte == b' ') || Scanner::new(gap, self.lex).next_token(&mut ()).is_none()
+        };
         blank(before, own.start) && blank(own.end, after)
     }
 

@@ -21,6 +21,8 @@ pub use copy::{CopyFrom, copy_from};
 pub use refusal::Refusal;
 pub use split::{RowPlace, Split, SplitPart};
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::shard::{KeyValue, ShardNumber, ShardedSchema};
 
 use super::classify::{Verdict, classify};
@@ -107,12 +109,7 @@ pub enum Destination {
     /// Any shard gives the same answer.
     Any,
     /// One shard.
-    Shard {
-        /// Its number.
-        shard: ShardNumber,
-        /// The table that decided, for explanations.
-        table: String,
-    },
+    Shard(ShardNumber),
     /// Every shard must do it, as one.
     All {
         /// What it is, for explanations.
@@ -447,6 +444,27 @@ impl KeyPlan {
         schema: &ShardedSchema,
         parameters: &dyn Parameters,
     ) -> Result<Destination, Refusal> {
+        let mut tokens = Collected::lent();
+        if self.is_keyed() {
+            normalize(sql, lex, &mut tokens, &mut ());
+        }
+        let destination = self.destination_by(sql, &tokens, lex, schema, parameters);
+        tokens.give_back();
+        destination
+    }
+
+    /// The same for a text whose tokens are known.
+    ///
+    /// # Errors
+    /// Why it cannot be answered.
+    pub fn destination_by(
+        &self,
+        sql: &[u8],
+        tokens: &Collected,
+        lex: LexOptions,
+        schema: &ShardedSchema,
+        parameters: &dyn Parameters,
+    ) -> Result<Destination, Refusal> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal.clone());
         }
@@ -460,15 +478,12 @@ impl KeyPlan {
         if lex.backslash_trail_bytes && !sql.is_ascii() {
             return Err(Refusal::NotUnderstood);
         }
-        let mut collected = Collected::default();
-        normalize(sql, lex, &mut collected, &mut ());
-        let source = Source { text: sql, tokens: &collected.tokens, lex, parameters };
-        let mut found: Option<(ShardNumber, String)> = None;
-        let mut add = |shard: ShardNumber, table: &str| match &found {
-            Some((other, _)) if *other != shard => Err(Refusal::SeveralShards),
-            Some(_) => Ok(()),
-            None => {
-                found = Some((shard, table.to_owned()));
+        let source = Source { text: sql, tokens: &tokens.tokens, lex, parameters };
+        let mut found: Option<ShardNumber> = None;
+        let mut add = |shard: ShardNumber| match found {
+            Some(other) if other != shard => Err(Refusal::SeveralShards),
+            _ => {
+                found = Some(shard);
                 Ok(())
             }
         };
@@ -478,16 +493,22 @@ impl KeyPlan {
                 let shards = shards_of(occurrence, source, schema)?;
                 // Without a value nothing matches, wherever it runs.
                 for shard in shards {
-                    add(shard, &occurrence.table)?;
+                    add(shard)?;
                 }
             }
             if let Some(Inserted { rows, values, .. }) = rows {
                 for shard in shards_of_rows(rows, *values, source, schema)? {
-                    add(shard, &rows.table)?;
+                    add(shard)?;
                 }
             }
         }
-        Ok(found.map_or(Destination::Any, |(shard, table)| Destination::Shard { shard, table }))
+        Ok(found.map_or(Destination::Any, Destination::Shard))
+    }
+
+    /// By what function the shard is found, if there is a key.
+    pub fn function(&self, schema: &ShardedSchema) -> Option<&'static str> {
+        let group = self.groups().next()?;
+        schema.sharded.get(group).map(|tables| tables.function.as_str())
     }
 
     /// Where the key sits, in words: `literal`, `parameter $2 as bigint`; a line for each occurrence.
@@ -541,35 +562,38 @@ impl KeyPlan {
 }
 
 /// The shards of the values that an occurrence is bound to.
+/// Most keys are one value of one column.
+type Few<T> = SmallVec<[T; 1]>;
+
 fn shards_of(
     occurrence: &Occurrence,
     source: Source<'_>,
     schema: &ShardedSchema,
-) -> Result<Vec<ShardNumber>, Refusal> {
+) -> Result<Few<ShardNumber>, Refusal> {
     let tables = schema.sharded.get(occurrence.group).ok_or(Refusal::NotUnderstood)?;
-    let mut columns: Vec<Vec<Option<KeyValue>>> = Vec::new();
+    let mut columns: Few<Few<Option<KeyValue>>> = Few::new();
     let mut stored = false;
     for (origin, column) in occurrence.key.iter().zip(&tables.key) {
         let of = column.key_type;
         let values = match origin {
             Some(Origin::Constant { token, negative, cast }) => {
-                source.constant(*token, *negative, *cast, of).map(|value| vec![value])
+                source.constant(*token, *negative, *cast, of).map(|value| smallvec![value])
             }
             Some(Origin::Bool(word)) if of == crate::shard::KeyType::Bool => {
-                Ok(vec![Some(KeyValue::Bool(*word))])
+                Ok(smallvec![Some(KeyValue::Bool(*word))])
             }
-            Some(Origin::List { open, cast }) => source.list(*open, *cast, of),
-            Some(Origin::Array { token, cast }) => source.array(*token, *cast, of),
-            Some(Origin::Row(column)) => source.column(*column, of),
+            Some(Origin::List { open, cast }) => source.list(*open, *cast, of).map(Few::from_vec),
+            Some(Origin::Array { token, cast }) => source.array(*token, *cast, of).map(Few::from_vec),
+            Some(Origin::Row(column)) => source.column(*column, of).map(Few::from_vec),
             Some(Origin::Unnested { arrays, column, cast }) => {
-                source.unnested(arrays, *column, *cast, of).inspect(|_| stored = true)
+                source.unnested(arrays, *column, *cast, of).inspect(|_| stored = true).map(Few::from_vec)
             }
             Some(Origin::Bool(_)) | None => Err(NoValue::Unread),
         };
         columns.push(values.map_err(|none| no_value(none, &column.name, of))?);
     }
     let name = || tables.key.first().map(|column| column.name.clone()).unwrap_or_default();
-    let mut shards = Vec::new();
+    let mut shards = Few::new();
     let mut add = |key: &[Option<&KeyValue>]| -> Result<(), Refusal> {
         // Nothing equals NULL, but it can be stored.
         if stored || key.iter().all(Option::is_some) {
