@@ -65,7 +65,8 @@ impl<'a> Reader<'a> {
     /// A string up to its NUL, which is consumed and not returned.
     pub fn cstr(&mut self) -> Result<&'a [u8], Malformed> {
         // A word of bytes at a time: texts of statements are long.
-        let text = CStr::from_bytes_until_nul(self.rest).map_err(|_| Malformed("string without terminator"))?;
+        let text =
+            CStr::from_bytes_until_nul(self.rest).map_err(|_| Malformed("string without terminator"))?;
         self.bytes(text.count_bytes() + 1)?;
         Ok(text.to_bytes())
     }

@@ -311,7 +311,7 @@ impl Mirror {
     /// The client's statements after the batch.
     pub(super) fn define(&self, statements: &mut ClientStatements) {
         if self.clears {
-            statements.clear();
+            statements.clear_named();
         }
         for (name, definition) in &self.defines {
             statements.set(name, definition.clone());

@@ -23,8 +23,8 @@ use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
-    Collected, CopyFrom, Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal, Scanner,
-    SessionEffects, Split, Statement, TransactionControl, copy_from, explicit_shard,
+    Collected, CopyFrom, Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal,
+    Scanner, SessionEffects, Split, Statement, TransactionControl, copy_from, explicit_shard,
 };
 
 use super::batch::Batch;
@@ -152,17 +152,7 @@ pub(super) enum Placed {
 impl Transaction {
     /// Forgets the last one. In place: most transactions have nothing to forget.
     fn forget(&mut self) {
-        let Self {
-            begun,
-            repeatable,
-            pending,
-            is_bound,
-            is_opaque,
-            has_read,
-            tells,
-            cursors,
-            chosen,
-        } = self;
+        let Self { begun, repeatable, pending, is_bound, is_opaque, has_read, tells, cursors, chosen } = self;
         (*begun, *chosen) = (None, None);
         repeatable.clear();
         pending.clear();

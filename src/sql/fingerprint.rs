@@ -243,7 +243,9 @@ mod tests {
     fn tokens_come_with_the_same_fingerprint() {
         let seeds = Seeds::random();
         let options = LexOptions::default();
-        for sql in ["", "SELECT 1", "INSERT INTO t VALUES (1, 'a'), (2, -3) /* pgweir: shard=1 */", "a IN (1, 2,"] {
+        for sql in
+            ["", "SELECT 1", "INSERT INTO t VALUES (1, 'a'), (2, -3) /* pgweir: shard=1 */", "a IN (1, 2,"]
+        {
             let (mut alone, mut both) = (Collected::default(), Collected::lent());
             normalize(sql.as_bytes(), options, &mut alone, &mut ());
             let found = seeds.fingerprint_and_tokens(sql.as_bytes(), options, &mut both);

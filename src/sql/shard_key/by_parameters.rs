@@ -63,8 +63,7 @@ impl KeyPlan {
 impl ByParameters {
     /// What it takes in memory, near enough.
     pub fn weight(&self) -> usize {
-        let of =
-            |bound: &Bound| size_of::<Bound>() + bound.key.len() * size_of::<Parameter>();
+        let of = |bound: &Bound| size_of::<Bound>() + bound.key.len() * size_of::<Parameter>();
         self.occurrences.iter().map(of).sum()
     }
 
