@@ -45,6 +45,8 @@ const SHORT: Duration = Duration::ZERO;
 const QUIET: Duration = Duration::from_millis(40);
 /// So long pgweir may take for an answer that PostgreSQL gave.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// So long a replica may take to catch up: machines stand still when their disks do.
+const CATCHING_UP: Duration = Duration::from_secs(60);
 /// With so many failures a run ends.
 const FAILURES_MAX: usize = 6;
 /// So long a failure may be made smaller.
@@ -279,7 +281,7 @@ impl Arena {
             let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
             let begun = Instant::now();
             while !ask(replica, &sql)[1].contains("\"t\"") {
-                assert!(begun.elapsed() < PATIENCE * 4, "a replica does not catch up");
+                assert!(begun.elapsed() < CATCHING_UP, "a replica does not catch up");
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
