@@ -832,12 +832,12 @@ impl ClientSession {
 
     /// Closes a statement that was prepared before the catalog changed: its plan may be stale, and whoever has
     /// prepared it since must not hear of that.
-    fn close_older(&mut self, lease: &mut ServerLease, definition: &Definition) -> bool {
+    fn close_older(&mut self, lease: &mut ServerLease, definition: &Arc<Definition>) -> bool {
         if !lease.prepared.is_older(definition.id, self.catalog_epoch) {
             return false;
         }
         extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
-        self.exchange.push(Expect::OwnClose);
+        self.exchange.push(Expect::OwnClose(Arc::clone(definition)));
         true
     }
 
@@ -983,7 +983,7 @@ impl ClientSession {
         let now = lease.prepared.clock();
         for definition in lease.prepared.evict(count, bytes, now) {
             extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
-            self.exchange.push(Expect::OwnClose);
+            self.exchange.push(Expect::OwnClose(definition));
         }
     }
 }

@@ -758,8 +758,7 @@ impl ClientSession {
                 }
                 Expect::OwnParse(name) => lease.client_names.retain(|known| *known != name),
                 Expect::Decoy => lease.prepared.has_decoy = false,
-                // It was to be closed and was not: it is still there, under a name nobody uses any more.
-                Expect::OwnClose => lease.mark_broken(),
+                Expect::OwnClose(definition) => lease.prepared.doom(definition),
                 _ => {}
             }
         }
