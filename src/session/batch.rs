@@ -999,6 +999,12 @@ fn last_message_len(bytes: &[u8]) -> Result<usize, FrameError> {
     Ok(len)
 }
 
+/// Whether the one message of the batch is plain ASCII. What is not, also in a comment, may make no sense in the
+/// client's encoding: only the server knows.
+pub(super) fn is_ascii(batch: Batch, inbox: &[u8]) -> bool {
+    inbox.get(frame::HEADER_LEN..batch.len).is_some_and(<[u8]>::is_ascii)
+}
+
 /// Whether the batch is one Query and nothing else.
 pub(super) fn is_one_query(batch: Batch, inbox: &[u8]) -> bool {
     matches!(frame::peek(inbox, usize::MAX), Ok(Some(header))
