@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use pgweir::cli::local_cluster::{LocalCluster, LocalClusterOptions, Mode};
 use support::InProcess;
 use support::inprocess::one;
+use support::talk::{ask, startup};
+use support::wire::RawClient;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 async fn on_replica(app: &InProcess, client: &Client, sql: &str) -> (String, bool) {
@@ -109,6 +111,50 @@ async fn nobody_misses_what_anybody_was_told_is_written() {
         app.reason_count("app", "recent_writes") + app.reason_count("app", "replicas_behind") > 50,
         "nothing was held back"
     );
+    app.stop().await;
+}
+
+/// SQL on a connection for logical replication, which has a server connection of its own.
+#[tokio::test]
+async fn writes_of_logical_replication_clients_are_seen() {
+    let options = LocalClusterOptions::with_replicas(1).set_on(1, "recovery_min_apply_delay", "300ms");
+    let cluster = LocalCluster::start(&options).unwrap();
+    let schema = "CREATE TABLE seen (v int); INSERT INTO seen VALUES (0)";
+    cluster.access().psql_as_app(0, "app", schema).unwrap();
+    cluster.access().psql(0, "app", "ALTER ROLE app REPLICATION").unwrap();
+    let app = InProcess::start(&support::sections(cluster.access(), "app")).await;
+    let reader = app.client("app").await;
+    app.settled("app").await;
+    assert_eq!(on_replica(&app, &reader, "SELECT v FROM seen").await, ("0".into(), true));
+    let port = app.address.port();
+    let (said, asked) = std::sync::mpsc::channel::<&str>();
+    let (done, answers) = tokio::sync::mpsc::unbounded_channel();
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut client = RawClient::connect(port).log_in(&startup("app", &[("replication", "database")]));
+        for sql in asked {
+            done.send(ask(&mut client, sql)).unwrap();
+        }
+    });
+    let mut answers = answers;
+    for n in 1..=5 {
+        said.send(["UPDATE seen SET v = v + 1", "BEGIN; UPDATE seen SET v = v + 1; COMMIT"][n % 2]).unwrap();
+        answers.recv().await.unwrap();
+        assert_eq!(on_replica(&app, &reader, "SELECT v FROM seen").await, (n.to_string(), false));
+    }
+    // What is open is not read, and what only reads or asks about replication holds nothing back.
+    said.send("BEGIN; UPDATE seen SET v = 100").unwrap();
+    answers.recv().await.unwrap();
+    assert_eq!(on_replica(&app, &reader, "SELECT v FROM seen").await, ("5".into(), false));
+    said.send("ROLLBACK").unwrap();
+    answers.recv().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for sql in ["IDENTIFY_SYSTEM", "SELECT 1"] {
+        said.send(sql).unwrap();
+        answers.recv().await.unwrap();
+        assert_eq!(on_replica(&app, &reader, "SELECT v FROM seen").await, ("5".into(), true), "{sql}");
+    }
+    drop(said);
+    writer.await.unwrap();
     app.stop().await;
 }
 

@@ -1,9 +1,12 @@
 //! Replication connections: base backups, log streaming, logical decoding.
 //!
 //! Such a client gets a server connection of its own to the primary, outside the pools, opened with the
-//! client's own startup parameters. After the login nothing is looked into or changed: bytes go both
-//! ways. Only where messages begin is followed, so that a last word of ours (at shutdown) does not fall
-//! into the middle of one, and whether something is under way, so that a drain lets a backup finish.
+//! client's own startup parameters. After the login nothing is changed: bytes go both ways. Where messages
+//! begin is followed, so that a last word of ours (at shutdown) does not fall into the middle of one, and
+//! whether something is under way, so that a drain lets a backup finish.
+//!
+//! With `replication=database` a client may send SQL, too. What is no replication command and no plain read
+//! is marked as a write to any table, so that no other client reads from a replica that does not have it yet.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,16 +23,30 @@ use crate::net::Wire;
 use crate::pool::{CheckoutError, DatabaseEntry, ReplicationPlace, ReplicationServer, Topology};
 use crate::protocol::frame::HEADER_LEN;
 use crate::protocol::startup::StartupMessage;
-use crate::protocol::{BackendTag, ErrorResponse, SqlState, TransactionStatus, backend};
+use crate::protocol::{BackendTag, ErrorResponse, FrontendTag, SqlState, TransactionStatus, backend};
 use crate::server::{ConnectError, ServerActivity, ServerConn};
+use crate::sql::{Effect, LexOptions, StatementCache};
 
 use super::context::SessionContext;
 use super::error::{SessionError, checkout_response};
+use super::writes::Writes;
 
 /// What the server is asked for as the database where there is none: the word of `pg_hba.conf`.
 const NO_DATABASE: &str = "replication";
 /// Parameters that are ours to set.
 const NOT_PASSED_ON: &[&str] = &["user", "database"];
+/// The first words of what PostgreSQL's replication grammar reads; none of it writes to tables.
+const REPLICATION_COMMANDS: &[&str] = &[
+    "alter_replication_slot",
+    "base_backup",
+    "create_replication_slot",
+    "drop_replication_slot",
+    "identify_system",
+    "read_replication_slot",
+    "start_replication",
+    "timeline_history",
+    "upload_manifest",
+];
 /// How long the last words to a client may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -110,10 +127,64 @@ pub(super) struct ReplicationSession {
     guard: ClientGuard,
     client: Wire,
     server: Box<ServerConn>,
-    follower: Follower,
+    answers: Answers,
     /// The client has sent something that the server has not answered to the end.
     asked: bool,
+    /// Of a logical connection: what it may have written.
+    written: Option<Written>,
     _place: ReplicationPlace,
+}
+
+/// What the SQL of a logical connection may have written.
+struct Written {
+    context: Arc<SessionContext>,
+    database: Arc<DatabaseEntry>,
+    follower: Follower,
+    /// How many messages were sent that are answered by ReadyForQuery.
+    requests: u64,
+    marks: Writes,
+}
+
+impl Written {
+    /// Looks at what the client has sent before it is passed on.
+    fn sent(&mut self, bytes: &[u8]) {
+        let Self { context, database, follower, requests, marks } = self;
+        follower.each(bytes, |begins, rest| {
+            let tag = FrontendTag(begins.tag);
+            let is_request =
+                matches!(tag, FrontendTag::QUERY | FrontendTag::SYNC | FrontendTag::FUNCTION_CALL);
+            *requests += u64::from(is_request);
+            if is_request
+                && tag != FrontendTag::SYNC
+                && database.horizons.is_watched()
+                && may_write(&context.statements, begins.body, rest)
+            {
+                // It may change the catalog as well.
+                marks.begin_ddl(database);
+            }
+        });
+    }
+
+    /// Looks at what the server has answered.
+    fn settle(&mut self, answers: &Answers) {
+        if !self.marks.is_empty() && answers.is_idle_behind(self.requests) {
+            self.marks.before_acknowledgment(true);
+            self.marks.acknowledged(&self.database.cluster);
+        }
+    }
+}
+
+/// Whether a Query whose body is `body` bytes long, the first of them in `seen`, may write.
+fn may_write(statements: &StatementCache, body: usize, seen: &[u8]) -> bool {
+    let whole = seen.get(..body).and_then(|body| body.strip_suffix(b"\0"));
+    let text = whole.unwrap_or(seen).trim_ascii_start();
+    let is_word = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'_';
+    let word = text.split(|byte| !is_word(byte)).next().unwrap_or_default();
+    // A word that ends where the bytes end may go on.
+    let is_command = (word.len() < text.len() || whole.is_some())
+        && REPLICATION_COMMANDS.iter().any(|command| word.eq_ignore_ascii_case(command.as_bytes()));
+    let reads = |text| statements.analyze(text, LexOptions::default()).effect <= Effect::Read;
+    !is_command && !whole.is_some_and(reads)
 }
 
 /// Opens the server connection and tells the client what the server says of itself.
@@ -121,7 +192,7 @@ pub(super) struct ReplicationSession {
 /// # Errors
 /// What the client is to be told, and its connection for that; an I/O error of the client's otherwise.
 pub(super) async fn open(
-    context: &SessionContext,
+    context: &Arc<SessionContext>,
     mut client: Wire,
     startup: &StartupMessage,
     admission: Admission,
@@ -152,8 +223,15 @@ pub(super) async fn open(
         guard,
         client,
         server,
-        follower: Follower::default(),
+        answers: Answers::default(),
         asked: false,
+        written: (admission.kind == Replication::Logical).then(|| Written {
+            context: Arc::clone(context),
+            database: admission.database,
+            follower: Follower::default(),
+            requests: 0,
+            marks: Writes::default(),
+        }),
         _place: place,
     })
 }
@@ -207,6 +285,10 @@ impl ReplicationSession {
     /// Dropped at any await, it closes both connections.
     pub(super) async fn run(mut self) {
         self.guard.handle().set_activity(Activity::Active, Instant::now());
+        if let Some(written) = &mut self.written {
+            // Sent along with the login.
+            written.sent(&self.client.inbox);
+        }
         let end = poll_fn(|cx| self.poll(cx)).await;
         let client = self.guard.handle().id.0;
         match &end {
@@ -218,7 +300,7 @@ impl ReplicationSession {
             let _ = tokio::time::timeout(GOODBYE, self.finish_message()).await;
         }
         let last_words = end.err().and_then(|error| error.response());
-        if let Some(response) = last_words.filter(|_| self.follower.at_boundary(&self.client.outbox)) {
+        if let Some(response) = last_words.filter(|_| self.answers.at_boundary(&self.client.outbox)) {
             response.write(&mut self.client.outbox);
         }
         let _ = tokio::time::timeout(GOODBYE, self.client.flush()).await;
@@ -230,14 +312,14 @@ impl ReplicationSession {
     /// Passes on what is left of a message that has begun, so that one of ours may follow.
     async fn finish_message(&mut self) -> io::Result<()> {
         self.client.flush().await?;
-        while !self.follower.at_boundary(&self.client.outbox) {
+        while !self.answers.at_boundary(&self.client.outbox) {
             let inbox = &self.server.wire.inbox;
             if inbox.is_empty() && poll_fn(|cx| self.server.wire.poll_fill(cx)).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let inbox = &mut self.server.wire.inbox;
-            let part = inbox.split_to(self.follower.body_left.clamp(1, inbox.len()));
-            self.follower.follow(&part);
+            let part = inbox.split_to(self.answers.follower.body_left.clamp(1, inbox.len()));
+            self.answers.follow(&part);
             self.client.outbox.extend_from_slice(&part);
             self.client.flush().await?;
         }
@@ -250,11 +332,22 @@ impl ReplicationSession {
             return Poll::Ready(Err(SessionError::Ordered(order)));
         }
         loop {
-            let to_server = pump(&mut self.client, &mut self.server.wire, cx, |_| self.asked = true);
-            let to_client = pump(&mut self.server.wire, &mut self.client, cx, |bytes| {
-                self.follower.follow(bytes);
-                self.asked &= !self.follower.is_ready;
-            });
+            let written = &mut self.written;
+            let read = |bytes: &[u8]| written.iter_mut().for_each(|written| written.sent(bytes));
+            let to_server = pump(&mut self.client, &mut self.server.wire, cx, read, |_| self.asked = true);
+            let to_client = pump(
+                &mut self.server.wire,
+                &mut self.client,
+                cx,
+                |_| {},
+                |bytes| {
+                    self.answers.follow(bytes);
+                    self.asked &= !self.answers.is_ready;
+                },
+            );
+            if let Some(written) = &mut self.written {
+                written.settle(&self.answers);
+            }
             match (to_server, to_client) {
                 // The server's last words come before the end of either side.
                 (Pumped::Ended(Side::From(error)), Pumped::Pending) => {
@@ -287,7 +380,7 @@ impl ReplicationSession {
     /// A stream never ends by itself, so a drain ends it; a backup under way may finish.
     fn must_end(&self, order: Order) -> bool {
         match order {
-            Order::Drain => self.follower.is_streaming || !self.asked,
+            Order::Drain => self.answers.is_streaming || !self.asked,
             Order::Kill | Order::Shutdown => true,
             // These are about statements and transactions.
             Order::None
@@ -320,8 +413,14 @@ enum Pumped {
 }
 
 /// Moves what one side has sent to the other. What was read is written before more is read, so a side
-/// that does not read costs one buffer.
-fn pump(from: &mut Wire, to: &mut Wire, cx: &mut Context<'_>, mut look: impl FnMut(&[u8])) -> Pumped {
+/// that does not read costs one buffer. `read` sees all bytes before they are passed on, `wrote` behind it.
+fn pump(
+    from: &mut Wire,
+    to: &mut Wire,
+    cx: &mut Context<'_>,
+    mut read: impl FnMut(&[u8]),
+    mut wrote: impl FnMut(&[u8]),
+) -> Pumped {
     match to.poll_flush(cx) {
         Poll::Ready(Ok(())) => {}
         Poll::Ready(Err(error)) => return Pumped::Ended(Side::To(error)),
@@ -330,14 +429,14 @@ fn pump(from: &mut Wire, to: &mut Wire, cx: &mut Context<'_>, mut look: impl FnM
     if from.inbox.is_empty() {
         match from.poll_fill(cx) {
             Poll::Ready(Ok(0)) => return Pumped::Ended(Side::From(None)),
-            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Ok(_)) => read(&from.inbox),
             Poll::Ready(Err(error)) => return Pumped::Ended(Side::From(Some(error))),
             Poll::Pending => return Pumped::Pending,
         }
     }
     match to.poll_write(cx, &from.inbox) {
         Poll::Ready(Ok(count)) => {
-            look(from.inbox.get(..count).unwrap_or_default());
+            wrote(from.inbox.get(..count).unwrap_or_default());
             from.inbox.advance(count);
             Pumped::Moved
         }
@@ -346,7 +445,7 @@ fn pump(from: &mut Wire, to: &mut Wire, cx: &mut Context<'_>, mut look: impl FnM
     }
 }
 
-/// Follows where messages begin in what went to the client.
+/// Follows where messages begin in a stream of bytes.
 #[derive(Debug, Default)]
 struct Follower {
     /// The header of the present message as far as it has come.
@@ -354,14 +453,18 @@ struct Follower {
     header_len: usize,
     /// Bytes of its body still to come.
     body_left: usize,
-    /// The last message was ReadyForQuery.
-    is_ready: bool,
-    /// Between CopyBothResponse and ReadyForQuery: log is streamed, without end.
-    is_streaming: bool,
+}
+
+/// A message begins.
+struct Begins {
+    tag: u8,
+    /// Bytes of its body.
+    body: usize,
 }
 
 impl Follower {
-    fn follow(&mut self, mut bytes: &[u8]) {
+    /// Tells of each message that begins in `bytes`, with what is there of the bytes behind its header.
+    fn each(&mut self, mut bytes: &[u8], mut begins: impl FnMut(Begins, &[u8])) {
         while let Some(&first) = bytes.first() {
             if self.body_left > 0 {
                 let count = self.body_left.min(bytes.len());
@@ -375,26 +478,62 @@ impl Follower {
             self.header_len += 1;
             bytes = bytes.get(1..).unwrap_or_default();
             if self.header_len == HEADER_LEN {
+                let [tag, length @ ..] = self.header;
                 self.header_len = 0;
-                self.begins(self.header);
+                self.body_left = (u32::from_be_bytes(length) as usize).saturating_sub(4);
+                begins(Begins { tag, body: self.body_left }, bytes);
             }
         }
     }
 
-    fn begins(&mut self, [tag, length @ ..]: [u8; HEADER_LEN]) {
-        self.body_left = (u32::from_be_bytes(length) as usize).saturating_sub(4);
-        match BackendTag(tag) {
-            BackendTag::READY_FOR_QUERY => (self.is_ready, self.is_streaming) = (true, false),
-            BackendTag::COPY_BOTH_RESPONSE => (self.is_ready, self.is_streaming) = (false, true),
+    /// Whether another message may follow.
+    fn is_between(&self) -> bool {
+        self.header_len == 0 && self.body_left == 0
+    }
+}
+
+/// What the server has said so far, of that which went to the client.
+#[derive(Debug, Default)]
+struct Answers {
+    follower: Follower,
+    /// The last message was ReadyForQuery.
+    is_ready: bool,
+    /// How many of those there were.
+    readies: u64,
+    /// The status in the last of them; its byte may still be to come.
+    status: Option<u8>,
+    /// Between CopyBothResponse and ReadyForQuery: log is streamed, without end.
+    is_streaming: bool,
+}
+
+impl Answers {
+    fn follow(&mut self, bytes: &[u8]) {
+        let Self { follower, is_ready, readies, status, is_streaming } = self;
+        if *is_ready && status.is_none() && !follower.is_between() {
+            *status = bytes.first().copied();
+        }
+        follower.each(bytes, |begins, rest| match BackendTag(begins.tag) {
+            BackendTag::READY_FOR_QUERY => {
+                (*is_ready, *is_streaming) = (true, false);
+                *readies += 1;
+                *status = rest.first().copied();
+            }
+            BackendTag::COPY_BOTH_RESPONSE => (*is_ready, *is_streaming) = (false, true),
             // These come at any time.
             BackendTag::NOTICE_RESPONSE | BackendTag::PARAMETER_STATUS => {}
-            _ => self.is_ready = false,
-        }
+            _ => *is_ready = false,
+        });
     }
 
     /// Whether a message of ours may follow what was passed on.
     fn at_boundary(&self, unsent: &[u8]) -> bool {
-        self.header_len == 0 && self.body_left == 0 && unsent.is_empty()
+        self.follower.is_between() && unsent.is_empty()
+    }
+
+    /// Whether so many requests are answered, and no transaction is open.
+    fn is_idle_behind(&self, requests: u64) -> bool {
+        let status = self.status.and_then(TransactionStatus::from_byte);
+        self.readies >= requests && self.is_ready && status == Some(TransactionStatus::Idle)
     }
 }
 
@@ -425,16 +564,36 @@ mod tests {
     fn messages_are_followed_however_they_are_cut() {
         let stream = b"T\0\0\0\x06abC\0\0\0\x05xZ\0\0\0\x05I";
         for size in 1..stream.len() {
-            let mut follower = Follower::default();
+            let mut answers = Answers::default();
             let mut seen = 0;
             for chunk in stream.chunks(size) {
-                follower.follow(chunk);
+                answers.follow(chunk);
                 seen += chunk.len();
-                assert_eq!(follower.at_boundary(b""), [7, 13, 19].contains(&seen), "{size}: {seen}");
+                assert_eq!(answers.at_boundary(b""), [7, 13, 19].contains(&seen), "{size}: {seen}");
             }
-            assert!(follower.is_ready && !follower.at_boundary(b"x"));
-            follower.follow(b"W\0\0\0\x07\0\0\0");
-            assert!(follower.is_streaming && !follower.is_ready);
+            assert!(answers.is_ready && !answers.at_boundary(b"x"));
+            assert!(answers.is_idle_behind(1) && !answers.is_idle_behind(2), "{size}");
+            answers.follow(b"W\0\0\0\x07\0\0\0");
+            assert!(answers.is_streaming && !answers.is_ready);
         }
+    }
+
+    #[test]
+    fn what_may_write_on_a_logical_connection() {
+        let statements = StatementCache::new(1 << 20);
+        let of = |text: &str| {
+            let body = [text.as_bytes(), b"\0"].concat();
+            (
+                may_write(&statements, body.len(), &body),
+                may_write(&statements, body.len(), &body[..body.len() / 2]),
+            )
+        };
+        assert_eq!(of("INSERT INTO t VALUES (1)"), (true, true));
+        assert_eq!(of("SELECT 1"), (false, true));
+        assert_eq!(of("SELECT pg_logical_emit_message(true, '', '')"), (true, true));
+        assert_eq!(of(" START_REPLICATION SLOT \"s\" LOGICAL 0/0 (proto_version '1')"), (false, false));
+        assert_eq!(of("IDENTIFY_SYSTEM"), (false, true));
+        assert_eq!(of("show;delete from t"), (true, true));
+        assert_eq!(of(""), (false, true));
     }
 }
