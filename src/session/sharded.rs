@@ -885,7 +885,7 @@ mod tests {
         assert_eq!(one.value(1), Some(ParameterValue::Binary(b"x")));
         // More than a signed count holds.
         let many = [&b"\0\0\x9c\x40"[..], &b"\0\0\0\x01x".repeat(40_000), b"\0\0"].concat();
-        let many = Bound { types: b"\0\0", rest: &many, is_utf8: true };
+        let many = Bound { types: b"\0\0", rest: &many, told: &told };
         assert_eq!(many.value(40_000), Some(ParameterValue::Text(b"x")));
     }
 }
