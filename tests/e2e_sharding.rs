@@ -4,6 +4,7 @@
 
 mod support;
 
+use pgweir::cli::local_cluster::{LocalCluster, LocalClusterOptions};
 use support::talk::{Until, ask, read, rows, send, sqlstate, startup};
 use support::wire::{Message, RawClient};
 use support::{Pgweir, TestDatabase};
@@ -25,11 +26,17 @@ const ZERO: [i64; 3] = [1, 2, 12];
 const ONE: [i64; 3] = [3, 5, 6];
 
 fn sharded() -> Sharded {
+    sharded_with("", "bigint")
+}
+
+/// The same with something else on the second shard, or another declaration.
+fn sharded_with(on_second: &str, key_type: &str) -> Sharded {
     let cluster = support::cluster();
     let shards = [support::database(), support::database()];
     for shard in &shards {
         shard.on(0, TABLES);
     }
+    shards[1].on(0, on_second);
     let shard = |database: &TestDatabase| {
         format!(
             "{{primary: \"{}\", replicas: [\"{}\", \"{}\"], database: {}}}",
@@ -41,7 +48,7 @@ fn sharded() -> Sharded {
     };
     let yaml = format!(
         "pool: {{size: 4}}\ndatabases:\n  events:\n    shards: [{}, {}]\n    sharded_tables:\n      \
-         - {{tables: [event, note, \"event_*\"], column: tenant_id, type: bigint, function: hash}}\n    \
+         - {{tables: [event, note, \"event_*\"], column: tenant_id, type: {key_type}, function: hash}}\n    \
          everywhere_tables: [country]\nusers:\n  app: {{password: app}}\nadmin: {{users: [app]}}\n",
         shard(&shards[0]),
         shard(&shards[1])
@@ -748,4 +755,422 @@ fn what_the_server_reports_of_settings_is_told_once() {
         let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
         assert_eq!(sharded.shards[shard].on(0, locks), "0");
     }
+}
+
+/// A reload of the configuration changes nothing of what a session has written, wherever it is meanwhile.
+#[test]
+fn a_session_reads_its_own_writes_of_other_shards_behind_a_reload() {
+    let cluster = LocalCluster::start(&LocalClusterOptions::with_replicas(1)).unwrap();
+    for shard in ["s0", "s1"] {
+        cluster.psql(0, "postgres", &format!("CREATE DATABASE {shard} OWNER app")).unwrap();
+        cluster.psql(0, shard, TABLES).unwrap();
+    }
+    cluster.wait_caught_up().unwrap();
+    let [primary, replica] = [0, 1].map(|node| cluster.access().address(node));
+    let shard =
+        |name: &str| format!("{{primary: \"{primary}\", replicas: [\"{replica}\"], database: {name}}}");
+    let yaml = format!(
+        "databases:\n  events:\n    shards: [{}, {}]\n    sharded_tables:\n      \
+         - {{tables: [event, note], column: tenant_id, type: bigint, function: hash}}\n    \
+         everywhere_tables: [country]\n    routing: {{consistency: session}}\n\
+         users:\n  app: {{password: app}}\nadmin: {{users: [app]}}\n",
+        shard("s0"),
+        shard("s1")
+    );
+    let pgweir = Pgweir::start(&yaml);
+    let mut console = RawClient::login(pgweir.port, "pgbouncer");
+    let mut writer = RawClient::login(pgweir.port, "events");
+    let mut stranger = RawClient::login(pgweir.port, "events");
+    support::talk::until("the replica serves reads of both shards", || {
+        for key in [1, 3] {
+            fine(&mut stranger, &format!("SELECT text FROM note WHERE tenant_id = {key}"));
+        }
+        let routes = ask(&mut console, "SHOW ROUTES");
+        let read =
+            |shard: &str| routes.iter().any(|row| row.starts_with("events|replica|") && row.ends_with(shard));
+        read("|0") && read("|1")
+    });
+    cluster.pause_replay(1).unwrap();
+    for key in [1, 3] {
+        fine(&mut writer, &format!("INSERT INTO note (tenant_id, text) VALUES ({key}, 'mine')"));
+    }
+    for size in [7, 8] {
+        let text = std::fs::read_to_string(pgweir.config_file()).unwrap();
+        let text = text.lines().filter(|line| !line.starts_with("pool:")).collect::<Vec<_>>().join("\n");
+        std::fs::write(pgweir.config_file(), format!("{text}\npool: {{size: {size}}}\n")).unwrap();
+        assert_eq!(sqlstate(&run(&mut console, "RELOAD")), None);
+        let read = |client: &mut RawClient, key: i64| {
+            fine(client, &format!("SELECT text FROM note WHERE tenant_id = {key}"))
+        };
+        // On one shard after the other, beginning with the one that the session is on.
+        for key in [3, 1, 3] {
+            assert_eq!(read(&mut writer, key), ["mine"], "shard of {key}");
+            assert!(read(&mut stranger, key).is_empty(), "the replica is late");
+        }
+    }
+    cluster.resume_replay(1).unwrap();
+}
+
+/// A replica of one shard is promoted while its primary lives: whoever has a transaction on all shards is on the old one,
+/// whichever shard it spoke to last.
+#[test]
+fn a_transaction_on_all_shards_ends_when_one_of_them_has_another_primary() {
+    let first = support::database();
+    first.on(0, TABLES);
+    let options = LocalClusterOptions::with_replicas(1).set("wal_retrieve_retry_interval", "100ms");
+    let second = LocalCluster::start(&options).unwrap();
+    second.psql(0, "postgres", "GRANT pg_monitor TO app").unwrap();
+    second.psql(0, "postgres", "CREATE DATABASE s1 OWNER app").unwrap();
+    second.psql(0, "s1", TABLES).unwrap();
+    second.wait_caught_up().unwrap();
+    let [old, new] = [0, 1].map(|node| second.access().address(node));
+    let yaml = format!(
+        "databases:\n  events:\n    shards:\n      - {{primary: \"{}\", database: {}}}\n      \
+         - {{primary: \"{old}\", replicas: [\"{new}\"], database: s1}}\n    sharded_tables:\n      \
+         - {{tables: [event, note], column: tenant_id, type: bigint, function: hash}}\n    \
+         everywhere_tables: [country]\nusers:\n  app: {{password: app}}\nadmin: {{users: [app]}}\n",
+        support::cluster().address(0),
+        first.name
+    );
+    let pgweir = Pgweir::start(&yaml);
+    let mut console = RawClient::login(pgweir.port, "pgbouncer");
+    let insert = |key: i64| format!("INSERT INTO note (tenant_id, text) VALUES ({key}, 'lost')");
+    let mut open: Vec<_> = (0..3)
+        .map(|number| {
+            let mut client = RawClient::login(pgweir.port, "events");
+            fine(&mut client, "BEGIN");
+            fine(&mut client, &format!("INSERT INTO country VALUES ('c{number}', 'lost')"));
+            fine(&mut client, &insert(ONE[0]));
+            // The last word is with the first shard, which nothing happens to.
+            fine(&mut client, &insert(ZERO[0]));
+            client
+        })
+        .collect();
+    second.promote(1).unwrap();
+    support::talk::until("the new primary of the second shard is known", || {
+        let nodes = ask(&mut console, "SHOW CLUSTER");
+        let standing = |node: &str| {
+            let row = nodes.iter().find(|row| row.split('|').nth(2) == Some(node));
+            row.and_then(|row| row.split('|').nth(6)).map(str::to_owned)
+        };
+        standing(&new).as_deref() == Some("primary") && standing(&old).as_deref() == Some("fenced")
+    });
+    for (client, sql) in open.iter_mut().zip([insert(ZERO[0]), insert(ONE[0]), "COMMIT".to_owned()]) {
+        client.send(&send().query(&sql).0);
+        let answer = read(client, Until::Closed);
+        assert_eq!(sqlstate(&answer).as_deref(), Some("57P01"), "{sql}: {answer:?}");
+    }
+    let lost = "SELECT count(*), (SELECT count(*) FROM country) FROM note";
+    support::talk::until("all is rolled back", || {
+        let locks =
+            "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = relation WHERE relname = 'note'";
+        first.on(0, locks) == "0"
+    });
+    assert_eq!(first.on(0, lost), "0|0");
+    for node in [0, 1] {
+        assert_eq!(second.psql(node, "s1", lost).unwrap(), "0|0", "node {node}");
+    }
+    // It goes on with the new one.
+    let mut client = RawClient::login(pgweir.port, "events");
+    fine(&mut client, "INSERT INTO country VALUES ('fr', 'France')");
+    assert_eq!(second.psql(1, "s1", "SELECT code FROM country").unwrap(), "fr");
+    assert_eq!(second.psql(0, "s1", "SELECT count(*) FROM country").unwrap(), "0");
+}
+
+/// Columns that are left to a DEFAULT that each shard computes for itself: refused, whatever says so; the same ones
+/// with a value, and defaults that are the same everywhere, are fine.
+#[test]
+fn defaults_that_would_differ_are_refused() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    for sql in [
+        "CREATE DOMAIN moment AS timestamptz DEFAULT now()",
+        "CREATE FUNCTION luck() RETURNS int LANGUAGE sql AS 'SELECT 7'",
+        "DROP TABLE country",
+        "CREATE TABLE country (code text, at timestamptz DEFAULT CURRENT_TIMESTAMP, note text DEFAULT 'none', \
+         who text DEFAULT CURRENT_USER)",
+    ] {
+        fine(&mut client, sql);
+    }
+    let refused = |client: &mut RawClient, sql: &str, column: &str| {
+        let answer = run(client, sql);
+        let error = error(&answer);
+        assert!(error.starts_with("0A000 the default of column") && error.contains(column), "{sql}: {error}");
+    };
+    refused(&mut client, "INSERT INTO country (code) VALUES ('a')", "\"at\" in table \"country\"");
+    refused(&mut client, "INSERT INTO country VALUES ('a')", "at");
+    refused(&mut client, "INSERT INTO country DEFAULT VALUES", "at");
+    refused(&mut client, "INSERT INTO country (code, at) VALUES ('a', '2000-01-01'), ('b', DEFAULT)", "at");
+    refused(&mut client, "INSERT INTO country VALUES ('a', default)", "at");
+    refused(&mut client, "INSERT INTO public.\"country\" (code) SELECT 'x'", "at");
+    refused(&mut client, "INSERT INTO country SELECT 'x'", "at");
+    refused(
+        &mut client,
+        "WITH w AS (INSERT INTO country (code) VALUES ('a') RETURNING code) SELECT * FROM w",
+        "at",
+    );
+    refused(&mut client, "UPDATE country SET (note, at) = ('x', DEFAULT)", "at");
+    refused(&mut client, "UPDATE country SET at = DEFAULT", "at");
+    refused(&mut client, "COPY country (code) FROM STDIN", "at");
+    let answer = {
+        client.send(&send().run("INSERT INTO country (code) VALUES ($1)", &[b"p"]).sync().0);
+        read(&mut client, Until::Ready(1))
+    };
+    assert!(error(&answer).starts_with("0A000"), "{answer:?}");
+    // With values.
+    fine(&mut client, "INSERT INTO country (code, at) VALUES ('a', '2000-01-01')");
+    fine(&mut client, "INSERT INTO country (code, at, note) VALUES ('b', '2000-01-01', DEFAULT)");
+    fine(&mut client, "INSERT INTO country VALUES ('c', '2000-01-01', DEFAULT)");
+    fine(&mut client, "UPDATE country SET note = DEFAULT, at = '2001-01-01' WHERE code = 'a'");
+    client
+        .send(&send().query("COPY country (code, at) FROM STDIN").copy_data("d\t2000-01-01\n").copy_done().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))), None);
+    // What the default is, is asked in the transaction, behind its own DDL.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "ALTER TABLE country ALTER at DROP DEFAULT");
+    fine(&mut client, "INSERT INTO country (code) VALUES ('e')");
+    fine(&mut client, "SAVEPOINT a");
+    fine(&mut client, "ALTER TABLE country ALTER note SET DEFAULT timeofday()");
+    refused(&mut client, "INSERT INTO country (code) VALUES ('f')", "note");
+    fine(&mut client, "ROLLBACK TO a");
+    refused(
+        &mut client,
+        "ALTER TABLE country ADD d moment; INSERT INTO country (code, at, note, who) VALUES ('g', NULL, '', '')",
+        "\"d\"",
+    );
+    fine(&mut client, "ROLLBACK");
+    for (default, column) in [
+        ("int DEFAULT luck()", "x"),
+        ("uuid DEFAULT gen_random_uuid()", "x"),
+        ("float DEFAULT 1 + random()", "x"),
+        ("moment", "x"),
+    ] {
+        fine(&mut client, "DROP TABLE IF EXISTS country CASCADE");
+        fine(&mut client, &format!("CREATE TABLE country (code text, x {default})"));
+        refused(&mut client, "INSERT INTO country (code) VALUES ('a')", column);
+    }
+    // Behind a view.
+    fine(&mut client, "ALTER TABLE country RENAME TO stray2");
+    fine(&mut client, "CREATE VIEW country AS SELECT code FROM stray2");
+    refused(&mut client, "INSERT INTO country (code) VALUES ('a')", "x");
+    assert_eq!(sharded.direct("SELECT count(*) FROM stray2"), ["0", "0"]);
+    fine(&mut client, "DROP VIEW country");
+    fine(
+        &mut client,
+        "CREATE TABLE country (code text, even int DEFAULT 1 + 1, low text DEFAULT lower('X'))",
+    );
+    fine(&mut client, "INSERT INTO country (code) VALUES ('a')");
+    // What ALTER TABLE would write into rows that are there.
+    for sql in [
+        "ALTER TABLE country ADD COLUMN at timestamptz DEFAULT now()",
+        "ALTER TABLE ONLY public.country ADD at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP",
+        "ALTER TABLE country ALTER COLUMN code TYPE text USING clock_timestamp()::text",
+        "ALTER TABLE country ADD COLUMN id bigserial",
+        "ALTER TABLE country ADD id int GENERATED BY DEFAULT AS IDENTITY",
+        "INSERT INTO country (code) VALUES (nextval('s'))",
+    ] {
+        assert!(error(&run(&mut client, sql)).contains("would differ"), "{sql}");
+    }
+    fine(&mut client, "ALTER TABLE country ADD COLUMN at timestamptz");
+    fine(&mut client, "ALTER TABLE country ALTER at SET DEFAULT now()");
+    fine(&mut client, "ALTER TABLE event ADD COLUMN at timestamptz DEFAULT now()");
+    fine(&mut client, "INSERT INTO event (tenant_id, id) VALUES (1, 1)");
+}
+
+/// Numbers of a sequence are the same on all shards, whatever has counted on one of them, and whoever inserts at once.
+#[test]
+fn sequences_of_everywhere_tables_count_alike() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    fine(&mut client, "DROP TABLE country");
+    fine(
+        &mut client,
+        "CREATE TABLE country (id bigint GENERATED BY DEFAULT AS IDENTITY, code text UNIQUE, n serial)",
+    );
+    let same = || {
+        let [one, other] = sharded.direct("SELECT id, code, n FROM country ORDER BY id");
+        assert_eq!(one, other);
+        one
+    };
+    fine(&mut client, "INSERT INTO country (code) VALUES ('a'), ('b')");
+    assert_eq!(same(), "1|a|1\n2|b|2");
+    // An INSERT that fails counts where it fails, and on no shard behind.
+    for _ in 0..3 {
+        assert_eq!(
+            sqlstate(&run(&mut client, "INSERT INTO country (code) VALUES ('a')")).as_deref(),
+            Some("23505")
+        );
+    }
+    assert_eq!(fine(&mut client, "INSERT INTO country (code) VALUES ('c') RETURNING id"), ["6"]);
+    assert_eq!(same(), "1|a|1\n2|b|2\n6|c|6");
+    // The first shard may be behind, too.
+    sharded.shards[1].on(0, "SELECT nextval('country_n_seq') FROM generate_series(1, 10)");
+    fine(&mut client, "INSERT INTO country (code) SELECT * FROM UNNEST ('{d,e}'::text[])");
+    assert!(same().ends_with("\n7|d|17\n8|e|18"), "{}", same());
+    // In a transaction of the client's, and with COPY.
+    fine(&mut client, "BEGIN");
+    fine(&mut client, "INSERT INTO country (code) VALUES ('f')");
+    fine(&mut client, "ROLLBACK");
+    client.send(&send().query("COPY country (code) FROM STDIN").copy_data("g\nh\n").copy_done().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))), None);
+    same();
+    // Many at once.
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let mut client = sharded.client();
+            scope.spawn(move || {
+                for n in 0..25 {
+                    fine(
+                        &mut client,
+                        &format!("INSERT INTO country (code) VALUES ('{worker}-{n}'), ('x{worker}-{n}')"),
+                    );
+                }
+            });
+        }
+    });
+    assert_eq!(same().lines().count(), 207);
+    // What cannot be made the same.
+    let answer = run(&mut client, "INSERT INTO country (code) SELECT code || 'x' FROM country");
+    assert!(error(&answer).starts_with("0A000 the numbers for column \"id\""), "{answer:?}");
+    fine(&mut client, "INSERT INTO country (id, code, n) SELECT id + 1000, code || 'x', 0 FROM country");
+    sharded.shards[1].on(0, "SELECT setval('country_id_seq', 1000000)");
+    let answer = run(&mut client, "INSERT INTO country (code) VALUES ('z')");
+    assert!(
+        error(&answer).starts_with("55000 sequence public.country_id_seq is too far behind"),
+        "{answer:?}"
+    );
+    fine(&mut client, "SELECT setval('country_id_seq', 2000000)");
+    fine(&mut client, "INSERT INTO country (code) VALUES ('z')");
+    fine(&mut client, "ALTER SEQUENCE country_n_seq CACHE 10");
+    let answer = run(&mut client, "INSERT INTO country (code) VALUES ('zz')");
+    assert!(
+        error(&answer).starts_with("0A000 numbers of sequence public.country_n_seq, which has a CACHE"),
+        "{answer:?}"
+    );
+    same();
+}
+
+/// A key's column of another type than is declared: what needs it is refused, until it is right.
+#[test]
+fn a_key_of_another_type_than_declared_is_refused() {
+    let sharded = sharded_with("ALTER TABLE note ALTER tenant_id TYPE numeric", "bigint");
+    let mut client = sharded.client();
+    let mut console = RawClient::login(sharded.pgweir.port, "pgbouncer");
+    let wrong = "events|1|public|note|tenant_id|bigint|numeric";
+    support::talk::until("the column is found", || ask(&mut console, "SHOW KEY_COLUMNS") == [wrong]);
+    let refused = "0A000 column \"tenant_id\" of table \"note\" is numeric, but declared as bigint";
+    for key in [1, 3] {
+        for sql in [
+            format!("SELECT text FROM note WHERE tenant_id = {key}"),
+            format!("INSERT INTO note (tenant_id, event_id) VALUES ({key}, 1)"),
+            format!("SELECT * FROM event e JOIN note n USING (tenant_id) WHERE e.tenant_id = {key}"),
+            format!("/* pgweir: key={key} */ SELECT count(*) FROM note"),
+            format!("SET pgweir.sharding_key = {key}"),
+        ] {
+            assert_eq!(error(&run(&mut client, &sql)), refused, "{sql}");
+        }
+    }
+    assert_eq!(error(&run(&mut client, "COPY note (tenant_id, text) FROM STDIN")), refused);
+    assert_eq!(
+        error(&run(&mut client, "INSERT INTO note (tenant_id, text) VALUES (1, ''), (3, '')")),
+        refused
+    );
+    client.send(&send().run("SELECT text FROM note WHERE tenant_id = $1", &[b"1"]).sync().0);
+    assert_eq!(error(&read(&mut client, Until::Ready(1))), refused);
+    // Other tables, and shards that are chosen, are not concerned.
+    fine(&mut client, "SELECT name FROM event WHERE tenant_id = 3");
+    fine(&mut client, "/* pgweir: shard=1 */ SELECT text FROM note");
+    let line = |name: &str| {
+        let (_, metrics) = sharded.pgweir.get("/metrics");
+        metrics.lines().find(|line| line.starts_with(name)).map(str::to_owned)
+    };
+    let gauge = "pgweir_shard_key_columns_wrong{database=\"events\",shard=\"1\"}";
+    assert_eq!(line(gauge).as_deref(), Some(&*format!("{gauge} 1")));
+    let told = sharded.pgweir.log().matches("the key's column is not as declared").count();
+    assert_eq!(told, 1);
+    let check = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pgweir"));
+        let output =
+            command.args(["check", "--connect", "--config"]).arg(sharded.pgweir.config_file()).output();
+        let output = output.unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (is_well, errors) = check();
+    let told = "events shard 1: column \"tenant_id\" of table \"note\" is numeric, but declared as bigint";
+    assert!(!is_well && errors.contains(told), "{errors}");
+    // Made right by way of us: whole numbers hash alike.
+    fine(&mut client, "ALTER TABLE note ALTER tenant_id TYPE int");
+    support::talk::until("it is right", || ask(&mut console, "SHOW KEY_COLUMNS").is_empty());
+    fine(&mut client, "INSERT INTO note (tenant_id, text) VALUES (1, 'a'), (3, 'b')");
+    assert_eq!(fine(&mut client, "SELECT text FROM note WHERE tenant_id = 3"), ["b"]);
+    assert!(check().0, "{}", check().1);
+    // And not made wrong, not even for a moment.
+    for (sql, found) in [
+        ("ALTER TABLE note ALTER tenant_id TYPE text", "text"),
+        ("CREATE TABLE event_new (tenant_id numeric(9, 2), x int)", "numeric(9,2)"),
+        (
+            "CREATE DOMAIN tenant AS varchar(9); CREATE TABLE event_new (tenant_id tenant)",
+            "character varying(9)",
+        ),
+    ] {
+        let answer = run(&mut client, sql);
+        assert!(error(&answer).contains(&format!("is {found}, but declared as bigint")), "{sql}: {answer:?}");
+    }
+    fine(&mut client, "CREATE DOMAIN tenant AS smallint; CREATE TABLE event_new (tenant_id tenant)");
+    assert_eq!(fine(&mut client, "SELECT text FROM note WHERE tenant_id = 1"), ["a"]);
+}
+
+/// As drivers send many rows at once: arrays, bound or written, whose rows belong to several shards.
+#[test]
+fn rows_made_of_arrays_go_to_their_shards() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    let unnest = "INSERT INTO event (tenant_id, id, name) SELECT * FROM UNNEST($1::bigint[], $2::int[], $3::text[]) RETURNING id";
+    let arrays: [&[u8]; 3] = [b"{1,3,2,5}", b"{10,11,12,13}", br#"{"a,b",it's,NULL,d}"#];
+    client.send(&send().run(unnest, &arrays).sync().0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!(rows(&answer), ["10", "11", "12", "13"], "{answer:?}");
+    assert_eq!(
+        sharded.direct("SELECT tenant_id, id, name FROM event ORDER BY id"),
+        ["1|10|a,b\n2|12|", "3|11|it's\n5|13|d"]
+    );
+    // In binary, prepared, in a transaction that is not anywhere yet.
+    let binary = |oid: u32, elements: &[&[u8]]| {
+        let mut bytes: Vec<u8> =
+            [1, 0, oid, elements.len() as u32, 1].into_iter().flat_map(u32::to_be_bytes).collect();
+        for element in elements {
+            bytes.extend((element.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(element);
+        }
+        bytes
+    };
+    let keys = [3_i64, 1].map(i64::to_be_bytes);
+    let ids = [20_i32, 21].map(i32::to_be_bytes);
+    let values =
+        [binary(20, &[&keys[0], &keys[1]]), binary(23, &[&ids[0], &ids[1]]), binary(25, &[b"x", b"y"])];
+    let values: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+    fine(&mut client, "BEGIN");
+    client.send(&send().parse("many", unnest).sync().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))), None);
+    let mut bind = b"\0many\0\0\x01\0\x01\0\x03".to_vec();
+    for value in values {
+        bind.extend((value.len() as u32).to_be_bytes());
+        bind.extend_from_slice(value);
+    }
+    bind.extend(0_u16.to_be_bytes());
+    client.send(&send().raw(b'B', &bind).execute("", 0).sync().0);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!(rows(&answer), ["20", "21"], "{answer:?}");
+    fine(&mut client, "COMMIT");
+    // As a text of its own.
+    let sql = "INSERT INTO note (tenant_id, text) SELECT * FROM UNNEST(('{3,1,3}')::bigint[], ARRAY['p', 'q', 'r']::text[])";
+    let answer = run(&mut client, sql);
+    assert_eq!(answer[0], (b'C', b"INSERT 0 3\0".to_vec()), "{answer:?}");
+    assert_eq!(sharded.direct("SELECT text FROM note ORDER BY 1"), ["q", "p\nr"]);
+    // What fails on one shard happens on none.
+    client.send(&send().run(unnest, &[b"{2,3}", b"{30,20}", b"{m,n}"]).sync().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))).as_deref(), Some("23505"));
+    assert_eq!(sharded.direct("SELECT id FROM event ORDER BY 1"), ["10\n12\n21", "11\n13\n20"]);
+    client.send(&send().run(unnest, &[b"{2,3}", b"{30}", b"{m,n}"]).sync().0);
+    assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))).as_deref(), Some("0A000"));
 }

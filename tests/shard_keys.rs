@@ -8,7 +8,9 @@ use std::fs;
 
 use pgweir::config::{Environment, load};
 use pgweir::shard::{KeyType, KeyValue, ShardedSchema};
-use pgweir::sql::{Destination, LexOptions, ParameterValue, Parameters, Refusal, explicit_shard, key_plan};
+use pgweir::sql::{
+    Defaults, Destination, LexOptions, ParameterValue, Parameters, Refusal, explicit_shard, key_plan,
+};
 
 const YAML: &str = r#"
 databases:
@@ -123,6 +125,51 @@ fn statements_have_the_shard_that_is_written_beside_them() {
     }
     assert!(wrong.is_empty(), "\n{wrong}");
     assert!(count > 150, "only {count}");
+}
+
+/// What is left to defaults: with one plan for all texts of a fingerprint, each with DEFAULT where it stands.
+#[test]
+fn columns_that_are_left_to_defaults() {
+    let schema = schema();
+    let of = |sql: &str| {
+        let lex = LexOptions::default();
+        key_plan(sql.as_bytes(), lex, &schema).fills(sql.as_bytes(), lex)
+    };
+    let all_but = |names: &[&str]| Defaults::AllBut(names.iter().map(ToString::to_string).collect());
+    let these = |names: &[&str]| Defaults::These(names.iter().map(ToString::to_string).collect());
+    let cases: &[(&str, &[Defaults])] = &[
+        ("INSERT INTO country (a, b) VALUES (1, 2)", &[all_but(&["a", "b"])]),
+        ("INSERT INTO country (a, \"B\") VALUES (1, 2), (DEFAULT, 3)", &[all_but(&["B"])]),
+        ("INSERT INTO country (a, b) VALUES (1, 'default'), (2, $1)", &[all_but(&["a", "b"])]),
+        ("INSERT INTO country (a, b) VALUES (lower('x'), 2), (1, dEfault) RETURNING a", &[all_but(&["a"])]),
+        ("INSERT INTO country VALUES (1, 2, 3)", &[Defaults::Behind(3, vec![])]),
+        ("INSERT INTO country VALUES (1, DEFAULT), (DEFAULT, 2)", &[Defaults::Behind(2, vec![1, 0])]),
+        ("INSERT INTO country DEFAULT VALUES", &[all_but(&[])]),
+        ("INSERT INTO country SELECT 1, 2", &[all_but(&[])]),
+        ("INSERT INTO country (a) SELECT b FROM country", &[all_but(&["a"])]),
+        ("WITH w AS (INSERT INTO country (a) VALUES (DEFAULT)) SELECT 1", &[all_but(&[])]),
+        ("UPDATE country SET a = 1, b = 'DEFAULT'", &[]),
+        ("UPDATE country SET a = 1, b = DEFAULT", &[these(&["b"])]),
+        ("UPDATE country SET (a, b) = (1, DEFAULT)", &[these(&["a", "b"])]),
+        (
+            "INSERT INTO country (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET c = DEFAULT, d = 1",
+            &[all_but(&["a"]), these(&["c"])],
+        ),
+        ("DELETE FROM country", &[]),
+        ("INSERT INTO event (tenant_id) VALUES (1)", &[]),
+    ];
+    for (sql, expected) in cases {
+        let fills = of(sql);
+        assert!(fills.iter().all(|fill| fill.table == "country" && fill.schema.is_none()), "{sql}");
+        assert_eq!(fills.into_iter().map(|fill| fill.columns).collect::<Vec<_>>(), *expected, "{sql}");
+    }
+    let ordered = |sql: &str| of(sql).iter().all(|fill| fill.ordered);
+    assert!(ordered("INSERT INTO country (a) VALUES (1), (2)"));
+    assert!(ordered("INSERT INTO country (a) SELECT * FROM UNNEST('{1,2}'::int[])"));
+    assert!(ordered("INSERT INTO country (a) SELECT 1 FROM generate_series(1, 2)"));
+    assert!(!ordered("INSERT INTO country (a) SELECT a FROM country"));
+    assert!(!ordered("INSERT INTO country (a) SELECT 1 UNION SELECT 2"));
+    assert_eq!(of("INSERT INTO s.country (a) VALUES (1)")[0].schema.as_deref(), Some("s"));
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "as NULL is written")]

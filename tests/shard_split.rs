@@ -109,6 +109,84 @@ fn every_shard_gets_its_rows_of_an_insert() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
+/// Arrays that are bound, with their types.
+struct Arrays(Vec<(u32, bool, Vec<u8>)>);
+
+impl Parameters for Arrays {
+    fn declared(&self, number: u32) -> u32 {
+        self.0.get(number as usize - 1).map_or(0, |array| array.0)
+    }
+    fn value(&self, number: u32) -> Option<ParameterValue<'_>> {
+        let (_, is_binary, bytes) = self.0.get(number as usize - 1)?;
+        Some(if *is_binary { ParameterValue::Binary(bytes) } else { ParameterValue::Text(bytes) })
+    }
+    fn is_utf8(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn arrays_that_are_bound_are_divided() {
+    let (schema, lex) = (schema(), LexOptions::default());
+    let binary = |oid: u32, elements: &[Option<&[u8]>]| {
+        let mut bytes = Vec::new();
+        for word in [1, 1, oid, elements.len() as u32, 1] {
+            bytes.extend(word.to_be_bytes());
+        }
+        for element in elements {
+            bytes.extend(element.map_or(u32::MAX, |element| element.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(element.unwrap_or_default());
+        }
+        bytes
+    };
+    let keys: Vec<[u8; 8]> = [2_i64, 0, 2].iter().map(|key| key.to_be_bytes()).collect();
+    let keys: Vec<Option<&[u8]>> = keys.iter().map(|key| Some(&key[..])).collect();
+    let sql = b"INSERT INTO event (name, tenant_id) SELECT * FROM UNNEST(($2)::text[], ($1)::bigint[]) RETURNING id";
+    let plan = key_plan(sql, lex, &schema);
+    let of = |keys: (u32, bool, Vec<u8>), names: (u32, bool, Vec<u8>)| {
+        plan.split(sql, lex, &schema, &Arrays(vec![keys, names]))
+    };
+    let text =
+        "INSERT INTO event (name, tenant_id) SELECT * FROM UNNEST(($1)::text[], ($2)::bigint[]) RETURNING id";
+    let check = |split: &Split, expected: [[Vec<u8>; 2]; 2]| {
+        let order: Vec<_> = split.order.iter().map(|place| (place.part, place.row)).collect();
+        assert_eq!(order, [(1, 0), (0, 0), (1, 1)]);
+        for (part, [keys, names]) in split.parts.iter().zip(expected) {
+            assert_eq!(String::from_utf8_lossy(&part.sql), text);
+            assert_eq!(part.parameters, [2, 1]);
+            assert_eq!(part.replaced, [(2, names), (1, keys)]);
+        }
+        assert!(split.returning && split.parameters == 2);
+    };
+    let whole = (1016, false, b"{2,0,2}".to_vec());
+    let names = (1009, false, br#"{"x,y",NULL,"\\"}"#.to_vec());
+    check(
+        &of(whole.clone(), names.clone()).unwrap().unwrap(),
+        [[b"{0}".to_vec(), b"{NULL}".to_vec()], [b"{2,2}".to_vec(), br#"{"x,y","\\"}"#.to_vec()]],
+    );
+    let both = binary(25, &[Some(b"x"), None, Some(b"")]);
+    check(
+        &of((1016, true, binary(20, &keys)), (1009, true, both)).unwrap().unwrap(),
+        [
+            [binary(20, &keys[1..2]), binary(25, &[None])],
+            [binary(20, &[keys[0], keys[2]]), binary(25, &[Some(b"x"), Some(b"")])],
+        ],
+    );
+    // What is not plain.
+    for names in ["{a,b}", "{{a},{b},{c}}", "[0:2]={a,b,c}", "{a,b,\"c}", "NULL"] {
+        let refused = of(whole.clone(), (1009, false, names.into()));
+        assert!(matches!(refused, Err(Refusal::Value { .. })), "{names}: {refused:?}");
+    }
+    assert!(of(whole.clone(), (1020, false, b"{1,2,3}".to_vec())).is_err(), "boxes");
+    let mut torn = binary(25, &[Some(b"x"), None, Some(b"")]);
+    torn.pop();
+    assert!(of(whole, (1009, true, torn)).is_err());
+    // One that is used twice would have to be two.
+    let twice = b"INSERT INTO event (id, tenant_id) SELECT * FROM UNNEST(($1)::bigint[], ($1)::bigint[])";
+    let plan = key_plan(twice, lex, &schema);
+    assert!(plan.split(twice, lex, &schema, &Arrays(vec![(1016, false, b"{2,0}".to_vec())])).is_err());
+}
+
 /// A plan divides every text of its fingerprint, longer ones too.
 #[test]
 fn a_plan_divides_every_text_of_its_fingerprint() {

@@ -408,6 +408,7 @@ impl<'a> FromSql<'a> for Raw {
 }
 
 /// What a Bind gives.
+#[derive(Clone)]
 struct Bound {
     types: Vec<Type>,
     values: Vec<Text>,
@@ -507,8 +508,58 @@ fn insert(random: &mut Random) -> (String, Bound) {
     (format!("INSERT INTO event (n, s, tenant_id) VALUES {}{tail}", rows.join(separator)), bound)
 }
 
+/// The same with rows made of arrays: literals, lists, and parameters.
+fn insert_of_arrays(random: &mut Random) -> (String, Bound) {
+    let mut bound = Bound { types: Vec::new(), values: Vec::new() };
+    let count = 1 + random.next(9);
+    let mut array = |random: &mut Random, of: (&str, Type), elements: &[&str]| {
+        let elements: Vec<&str> = (0..count).map(|_| random.of(elements)).collect();
+        let name = of.0;
+        match random.next(5) {
+            0 if name != "text" => {
+                let elements: Vec<_> = elements.iter().map(|element| element.replace('"', "")).collect();
+                format!("ARRAY[{}]::{name}[]", elements.join(", "))
+            }
+            0..3 => {
+                let text = format!("{{{}}}", elements.join([",", " ,  "][random.next(2)]));
+                let text = text.replace('\'', "''");
+                format!("{}::{name}[]", [format!("'{text}'"), format!("('{text}')")][random.next(2)])
+            }
+            _ => {
+                bound.types.push(if random.chance(50) { of.1 } else { Type::UNKNOWN });
+                bound.values.push(Text(Some(format!("{{{}}}", elements.join(",")))));
+                format!("(${})::{name}[]", bound.values.len())
+            }
+        }
+    };
+    let n = array(random, ("bigint", Type::INT8_ARRAY), &["1", "2", "-3", "NULL", "40", "5", "6", "7"]);
+    let s = [r#""a,b""#, "it's", r#""q\"}{""#, "null", r#""null""#, "x y", r#""""#, r"c\,d"];
+    let s = array(random, ("text", Type::TEXT_ARRAY), &s);
+    let keys = ["0", "1", "2", "3", "4", "5", "6", "7", "-8", "\"9\"", "NULL"];
+    let keys = if random.chance(90) { &keys[..10] } else { &keys };
+    let key = array(random, ("int", Type::INT4_ARRAY), keys);
+    let tail = match random.next(6) {
+        0 => " ON CONFLICT (tenant_id, n) DO NOTHING",
+        1 => "",
+        2 => " /* RETURNING */ RETURNING *",
+        _ => " RETURNING tenant_id, n, s, n + 1 AS more -- end",
+    };
+    let sql =
+        format!("INSERT INTO event (n, s, tenant_id) SELECT * FROM UNNEST({n}, {s} /* ) */, {key}){tail}");
+    (sql, bound)
+}
+
 #[tokio::test]
 async fn inserted_rows_are_where_partitions_have_them() {
+    compare_inserts(insert).await;
+}
+
+#[tokio::test]
+async fn rows_made_of_arrays_are_where_partitions_have_them() {
+    compare_inserts(insert_of_arrays).await;
+}
+
+async fn compare_inserts(insert: fn(&mut Random) -> (String, Bound)) {
     let (seed, cases) = (support::number("SEED", 42), support::number("CASES", 50) * 10);
     let database = support::database();
     let client = connect(&database.name).await;
@@ -539,7 +590,11 @@ async fn inserted_rows_are_where_partitions_have_them() {
         let mut failed = None;
         for part in &split.parts {
             let text = std::str::from_utf8(&part.sql).unwrap();
-            match run(&client, &format!("s{}", part.shard), text, &bound, &part.parameters).await {
+            let mut own = bound.clone();
+            for (number, value) in &part.replaced {
+                own.values[*number as usize - 1] = Text(Some(String::from_utf8(value.clone()).unwrap()));
+            }
+            match run(&client, &format!("s{}", part.shard), text, &own, &part.parameters).await {
                 Ok(rows) => answers.push(rows),
                 Err(error) => {
                     failed = Some(error);

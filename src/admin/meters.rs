@@ -112,6 +112,10 @@ impl Handles {
         describe_counter!("pgweir_node_failures_total", "Times a node was found down");
         describe_counter!("pgweir_routes_total", "Routing decisions by reason");
         describe_counter!("pgweir_shard_refusals_total", "Statements that no shard was given, by reason");
+        describe_gauge!(
+            "pgweir_shard_key_columns_wrong",
+            "Columns of sharding keys that are not what is declared: statements that need them are refused"
+        );
         describe_gauge!("pgweir_catalog_known", "Whether the catalog of a database is known");
         describe_gauge!("pgweir_catalog_bytes", "Bytes that what is known of a catalog takes");
         describe_gauge!("pgweir_catalog_age_seconds", "Time since the catalog was last seen to be as known");
@@ -162,6 +166,10 @@ impl Meters {
             for (reason, count) in set.refusals() {
                 let labels = vec![("database", name.clone()), ("reason", reason.to_owned())];
                 handles.counter("pgweir_shard_refusals_total", labels, count);
+            }
+            for (shard, wrong) in set.wrong_columns() {
+                let labels = vec![("database", name.clone()), ("shard", shard.to_string())];
+                handles.gauge("pgweir_shard_key_columns_wrong", labels, wrong.len() as f64);
             }
         }
         for entry in topology.databases() {

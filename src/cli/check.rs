@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::auth::ScramCache;
 use crate::config::Config;
+use crate::health::read_key_columns;
 use crate::net::tls::{ClientTlsAcceptor, ServerTlsConnector};
 use crate::pool::{DatabaseEntry, Topology};
 use crate::server::ServerConn;
@@ -77,6 +78,23 @@ async fn connect(config: Config, tls: Option<Arc<ServerTlsConnector>>) -> bool {
                 Err(error) => {
                     all_well = false;
                     print::error(&format!("{label}: {error}"));
+                }
+            }
+        }
+    }
+    for (name, set) in topology.shard_sets() {
+        for entry in set.entries() {
+            let label = format!("{name} shard {}", entry.shard.unwrap_or(0));
+            match read_key_columns(&topology, set, entry).await {
+                Ok(wrong) => {
+                    all_well &= wrong.is_empty();
+                    for wrong in &wrong {
+                        print::error(&format!("{label}: {wrong}"));
+                    }
+                }
+                Err(error) => {
+                    all_well = false;
+                    print::error(&format!("{label}: columns of keys are not read: {error}"));
                 }
             }
         }

@@ -7,7 +7,10 @@
 
 mod catalog;
 mod failover;
+mod key_columns;
 mod probe;
+
+pub use key_columns::read as read_key_columns;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,12 +27,14 @@ use crate::task;
 /// How often a new topology is looked for.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// Keeps one probe task for each node of the present topology, and one for the catalog of each database named. Runs until dropped; its tasks end with it.
+/// Keeps one probe task for each node of the present topology, and one for the catalog of each database named,
+/// and for the columns of keys on each shard. Runs until dropped; its tasks end with it.
 pub async fn run(topology: Arc<ArcSwap<Topology>>, pools: Arc<PoolRegistry>, clients: Arc<Registry>) {
     let concerned = Arc::new(failover::Concerned { pools, clients });
     let mut tasks: BTreeMap<NodeAddress, Probe> = BTreeMap::new();
     // By the catalog, which several names of one database share.
     let mut keepers: HashMap<usize, Probe> = HashMap::new();
+    let mut columns = Vec::new();
     let mut known = 0;
     let mut version = 0;
     loop {
@@ -45,6 +50,14 @@ pub async fn run(topology: Arc<ArcSwap<Topology>>, pools: Arc<PoolRegistry>, cli
             }
             keepers.clear();
             known = 0;
+            columns.clear();
+            for set in present.shard_sets().map(|(_, set)| set) {
+                for entry in set.entries() {
+                    let (set, entry, topology) = (Arc::clone(set), Arc::clone(entry), Arc::clone(&present));
+                    let keeper = key_columns::KeyColumns { set, entry, topology };
+                    columns.push(Probe(task::spawn("key columns", keeper.run())));
+                }
+            }
         }
         // The wildcard makes more of them as clients come.
         if present.databases_count() != known {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::Sharding;
-use crate::shard::{ShardNumber, ShardedSchema};
+use crate::shard::{ShardNumber, ShardedSchema, WrongColumn};
 use crate::sql::{
-    ByParameters, Destination, Fingerprint, KeyPlan, LexOptions, Parameters, Refusal, Statement,
+    ByParameters, Destination, Fingerprint, Hint, KeyPlan, LexOptions, Parameters, Refusal, Statement,
     explicit_shard, key_plan,
 };
 
@@ -30,6 +31,15 @@ pub struct ShardSet {
     /// By exact text.
     by_parameters: Arc<KeyPlans<Option<ByParameters>>>,
     refusals: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    wrong: Arc<WrongColumns>,
+}
+
+/// Columns of keys that are not what is declared, by shard. Statements that need them are refused: by their plans, so
+/// that looking for them costs the others nothing.
+#[derive(Debug, Default)]
+struct WrongColumns {
+    by_shard: Mutex<BTreeMap<ShardNumber, Vec<WrongColumn>>>,
+    all: ArcSwap<Vec<WrongColumn>>,
 }
 
 impl ShardSet {
@@ -43,7 +53,49 @@ impl ShardSet {
         let plans = same.map_or_else(Arc::default, |before| Arc::clone(&before.plans));
         let by_parameters = same.map_or_else(Arc::default, |before| Arc::clone(&before.by_parameters));
         let refusals = before.map_or_else(Arc::default, |before| Arc::clone(&before.refusals));
-        Self { entries, sharding, plans, by_parameters, refusals }
+        let wrong = same.map_or_else(Arc::default, |before| Arc::clone(&before.wrong));
+        Self { entries, sharding, plans, by_parameters, refusals, wrong }
+    }
+
+    /// A shard was asked for the columns of its keys; these are not as declared. Those of them that are news.
+    pub fn found_wrong(&self, shard: ShardNumber, wrong: Vec<WrongColumn>) -> Vec<WrongColumn> {
+        let mut by_shard = self.wrong.by_shard.lock();
+        let before = by_shard.insert(shard, wrong.clone()).unwrap_or_default();
+        let mut all: Vec<_> = by_shard.values().flatten().cloned().collect();
+        all.sort();
+        all.dedup();
+        if all != **self.wrong.all.load() {
+            self.wrong.all.store(Arc::new(all));
+            // What was planned before knows nothing of it.
+            self.plans.clear();
+            self.by_parameters.clear();
+        }
+        wrong.into_iter().filter(|one| !before.contains(one)).collect()
+    }
+
+    /// Columns that are not as declared, by shard.
+    pub fn wrong_columns(&self) -> BTreeMap<ShardNumber, Vec<WrongColumn>> {
+        self.wrong.by_shard.lock().clone()
+    }
+
+    /// The first of a table's, or of any.
+    pub fn wrong_column(&self, table: Option<&str>) -> Option<WrongColumn> {
+        let all = self.wrong.all.load();
+        all.iter().find(|wrong| table.is_none_or(|table| wrong.table == table)).cloned()
+    }
+
+    /// The shard that a comment or setting asks for.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be told.
+    pub fn explicit_shard(&self, hint: &Hint) -> Result<Option<ShardNumber>, Refusal> {
+        if hint.key.is_some()
+            && hint.shard.is_none()
+            && let Some(wrong) = self.wrong_column(None)
+        {
+            return Err(Refusal::WrongColumn(wrong));
+        }
+        explicit_shard(hint, self.count(), self.schema())
     }
 
     /// The shards, in order.
@@ -76,6 +128,11 @@ impl ShardSet {
         &self.sharding.schema
     }
 
+    /// Whether statements belong where they do on another set.
+    pub fn places_alike(&self, other: &Self) -> bool {
+        self.count() == other.count() && self.sharding.schema == other.sharding.schema
+    }
+
     /// Grows with each change of the catalog of any shard: a client's statements may run on all of them.
     pub fn catalog_epoch(&self) -> u64 {
         self.entries.iter().map(|entry| entry.catalog_epoch.load(Ordering::Acquire)).sum()
@@ -92,7 +149,7 @@ impl ShardSet {
         lex: LexOptions,
         parameters: &dyn Parameters,
     ) -> Result<Destination, Refusal> {
-        if let Some(shard) = explicit_shard(&statement.hint, self.count(), self.schema())? {
+        if let Some(shard) = self.explicit_shard(&statement.hint)? {
             return Ok(Destination::Shard(shard));
         }
         self.plan(statement, sql, lex).destination(sql, lex, self.schema(), parameters)
@@ -102,8 +159,10 @@ impl ShardSet {
     pub fn plan(&self, statement: &Statement, sql: &[u8], lex: LexOptions) -> Arc<KeyPlan> {
         let key = statement.fingerprint;
         self.plans.find(key).unwrap_or_else(|| {
-            let plan = Arc::new(key_plan(sql, lex, self.schema()));
+            let wrong = self.wrong.all.load();
+            let plan = Arc::new(key_plan(sql, lex, self.schema()).without(&wrong));
             self.plans.insert(key, &plan, plan.weight());
+            self.forget_if_changed(&wrong);
             plan
         })
     }
@@ -117,11 +176,21 @@ impl ShardSet {
         lex: LexOptions,
     ) -> Arc<Option<ByParameters>> {
         self.by_parameters.find(exact).unwrap_or_else(|| {
+            let wrong = self.wrong.all.load();
             let found = Arc::new(self.plan(statement, sql, lex).by_parameters(sql, lex));
             let weight = found.as_ref().as_ref().map_or(0, ByParameters::weight);
             self.by_parameters.insert(exact, &found, weight);
+            self.forget_if_changed(&wrong);
             found
         })
+    }
+
+    /// Something was planned with the knowledge of before.
+    fn forget_if_changed(&self, wrong: &Arc<Vec<WrongColumn>>) {
+        if !Arc::ptr_eq(wrong, &self.wrong.all.load()) {
+            self.plans.clear();
+            self.by_parameters.clear();
+        }
     }
 }
 
@@ -155,6 +224,13 @@ impl<P> KeyPlans<P> {
         drop(generations);
         self.insert(key, &plan, weight);
         Some(plan)
+    }
+
+    fn clear(&self) {
+        let mut generations = self.0.write();
+        generations.young.clear();
+        generations.old.clear();
+        generations.young_bytes = 0;
     }
 
     fn insert(&self, key: Fingerprint, plan: &Arc<P>, weight: usize) {

@@ -243,6 +243,24 @@ pub struct Answer {
     pub copies: bool,
 }
 
+impl Answer {
+    /// The rows in it.
+    ///
+    /// # Errors
+    /// They make no sense.
+    pub fn rows(&self) -> Result<Rows, QueryError> {
+        let mut rows = Rows::new();
+        let mut rest = &self.messages[..];
+        while let Ok(Some((header, body, tail))) = frame::split(rest, usize::MAX) {
+            rest = tail;
+            if BackendTag(header.tag) == BackendTag::DATA_ROW {
+                rows.push(read_row(body)?);
+            }
+        }
+        Ok(rows)
+    }
+}
+
 /// An answer that is longer is not kept.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 

@@ -294,7 +294,7 @@ impl ClientSession {
             Ok(_) if canceled => Ok(Some(checkout_response(&CheckoutError::Canceled, 0))),
             Ok(_) => {
                 // Whoever corrects the configuration in the middle of a failover helps those who wait, too.
-                self.refresh_topology();
+                self.refresh_topology_while_waiting();
                 Ok(None)
             }
             Err(error) => Err(error),

@@ -224,24 +224,44 @@ impl ClientSession {
 
     /// Takes a new configuration, where no transaction sees it change.
     pub(super) fn refresh_topology(&mut self) {
-        if self.lease.is_some()
-            || self.spread().is_some()
-            || self.context.topology_version.load(Ordering::Acquire) == self.topology.version
-        {
+        if self.may_refresh() {
+            self.take_topology(self.context.topology.load_full());
+        }
+    }
+
+    /// The same for a batch that waits for a primary, if it would still belong where it is.
+    pub(super) fn refresh_topology_while_waiting(&mut self) {
+        if !self.may_refresh() {
             return;
         }
         let topology = self.context.topology.load_full();
-        if let Some(database) = topology.database(&self.database.name) {
-            self.mode = topology.pool_settings(&database, &self.user).mode;
-            self.user_consistency = topology.config.users.get(&self.user).and_then(|user| user.consistency);
-            self.pools.clear();
-            self.database = database;
-            let at = self.sharded.as_deref().map_or(0, |sharded| sharded.current);
-            self.topology = topology;
-            self.enter_shards(at);
-        } else {
-            self.handle().order(Order::Kill);
+        let stays = match (self.sharded.as_deref(), topology.shards(&self.database.name)) {
+            (None, None) => true,
+            (Some(sharded), Some(set)) => sharded.set.places_alike(set),
+            _ => false,
+        };
+        if stays {
+            self.take_topology(topology);
         }
+    }
+
+    fn may_refresh(&self) -> bool {
+        self.lease.is_none()
+            && self.spread().is_none()
+            && self.context.topology_version.load(Ordering::Acquire) != self.topology.version
+    }
+
+    fn take_topology(&mut self, topology: Arc<Topology>) {
+        let Some(database) = topology.database(&self.database.name) else {
+            self.handle().order(Order::Kill);
+            return;
+        };
+        self.mode = topology.pool_settings(&database, &self.user).mode;
+        self.user_consistency = topology.config.users.get(&self.user).and_then(|user| user.consistency);
+        let left = self.leave_configuration();
+        self.database = database;
+        self.topology = topology;
+        self.enter_configuration(left);
     }
 
     /// Asks for the end of the session if the client stays silent for too long.

@@ -95,7 +95,7 @@ pub(super) fn divided(
                     }?;
                     let types = chosen_types(&definition.types, &part.parameters)?;
                     Parse { name: b"", sql: &part.sql, types: &types }.write(&mut request, b"");
-                    let rest = chosen_values(bind.rest, &part.parameters)?;
+                    let rest = chosen_values(bind.rest, part)?;
                     Bind { portal: bind.portal, statement: b"", rest: &rest }.write(&mut request, b"");
                 }
                 FrontendTag::DESCRIBE => match extended::target(body).ok()? {
@@ -127,7 +127,8 @@ fn chosen_types(types: &[u8], parameters: &[u32]) -> Option<Vec<u8>> {
 }
 
 /// Formats and values of these parameters, and the formats of the results, as in Bind.
-fn chosen_values(rest: &[u8], parameters: &[u32]) -> Option<Vec<u8>> {
+fn chosen_values(rest: &[u8], part: &SplitPart) -> Option<Vec<u8>> {
+    let parameters = &part.parameters;
     let mut reader = Reader::new(rest);
     let formats: Vec<i16> = (0..reader.u16().ok()?).map(|_| reader.i16()).collect::<Result<_, _>>().ok()?;
     let mut values = Vec::new();
@@ -152,6 +153,11 @@ fn chosen_values(rest: &[u8], parameters: &[u32]) -> Option<Vec<u8>> {
     }
     out.extend(count);
     for parameter in parameters {
+        if let Some((_, value)) = part.replaced.iter().find(|(number, _)| number == parameter) {
+            out.extend(i32::try_from(value.len()).ok()?.to_be_bytes());
+            out.extend(value);
+            continue;
+        }
         let (len, bytes) = values.get(place(parameter)?)?;
         out.extend(len.to_be_bytes());
         out.extend(bytes.unwrap_or_default());

@@ -27,6 +27,7 @@ mod copy_in;
 mod databases;
 mod error;
 mod exchange;
+mod fills;
 mod freshness;
 mod heal;
 mod idle;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::pool::{Pool, ServerLease, ShardSet};
+use crate::pool::{DatabaseEntry, Pool, ServerLease, ShardSet};
 use crate::protocol::extended::{Bind, Parse};
 use crate::protocol::frame::HEADER_LEN;
 use crate::protocol::parameters::Parameters as Told;
@@ -23,8 +23,8 @@ use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
-    Collected, CopyFrom, Destination, Effect, Hint, Kind, LexOptions, ParameterValue, Parameters, Refusal,
-    Scanner, SessionEffects, Split, Statement, TransactionControl, copy_from, explicit_shard,
+    Collected, CopyFrom, Destination, Effect, Fill, Hint, Kind, LexOptions, ParameterValue, Parameters,
+    Refusal, Scanner, SessionEffects, Split, Statement, TransactionControl, copy_from,
 };
 
 use super::batch::Batch;
@@ -51,6 +51,8 @@ pub(super) struct Sharded {
     pub(super) spread: Option<Box<Spread>>,
     /// The present batch.
     pub(super) facts: BatchFacts,
+    /// What it leaves to defaults, in tables that are everywhere.
+    pub(super) fills: Vec<Fill>,
     /// What its Query is.
     pub(super) analyzed: Option<Arc<Statement>>,
     /// The shard that its settings choose, and the settings that say so.
@@ -166,6 +168,38 @@ impl Transaction {
     }
 }
 
+/// What a session takes along into another configuration.
+#[derive(Debug)]
+pub(super) struct Left {
+    sharded: Option<Box<Sharded>>,
+    /// What it knew of where it has been.
+    seen: Vec<(Arc<DatabaseEntry>, Parked)>,
+}
+
+impl Left {
+    /// What it knows of a database of the new configuration. Positions mean something only where they were made: if
+    /// that is another place now, as far as its primary is will do.
+    fn seen_of(&mut self, entry: &DatabaseEntry) -> Parked {
+        let is_same = |before: &DatabaseEntry| {
+            before.shard == entry.shard && Arc::ptr_eq(&before.cluster.leadership, &entry.cluster.leadership)
+        };
+        let mut known = Parked::default();
+        if let Some((_, seen)) = self.seen.iter_mut().find(|(before, _)| is_same(before)) {
+            known.last_write = seen.last_write;
+            known.last_reader = seen.last_reader;
+        } else if self.seen.iter().any(|(_, seen)| seen.is_something()) {
+            known.last_write.acknowledged(&entry.cluster);
+        }
+        known
+    }
+}
+
+impl Parked {
+    fn is_something(&self) -> bool {
+        self.last_write != LastWrite::None || self.last_reader.is_some()
+    }
+}
+
 impl Sharded {
     /// A session that is on the shard with this number, or as near as there is one.
     pub(super) fn new(set: &Arc<ShardSet>, wanted: ShardNumber) -> Self {
@@ -176,6 +210,7 @@ impl Sharded {
             transaction: Transaction::default(),
             spread: None,
             facts: BatchFacts::default(),
+            fills: Vec::new(),
             analyzed: None,
             wish: (Settings::none(), Ok(None)),
         }
@@ -213,8 +248,8 @@ fn chosen_by(
     } else {
         Hint { key: Some(value.into()), ..Hint::default() }
     };
-    explicit_shard(&hint, set.count(), set.schema()).map_err(|refusal| match refusal {
-        Refusal::WhichKey => refusal,
+    set.explicit_shard(&hint).map_err(|refusal| match refusal {
+        Refusal::WhichKey | Refusal::WrongColumn(_) => refusal,
         _ => wrong(),
     })
 }
@@ -359,6 +394,48 @@ impl ClientSession {
         }
     }
 
+    /// Leaves the configuration: what the session has written and seen, on all shards where it has been.
+    pub(super) fn leave_configuration(&mut self) -> Left {
+        self.pools.clear();
+        let here = Parked {
+            pools: Vec::new(),
+            last_write: std::mem::take(&mut self.last_write),
+            last_reader: self.last_reader.take(),
+        };
+        let mut seen = vec![(Arc::clone(&self.database), here)];
+        let mut sharded = self.sharded.take();
+        if let Some(sharded) = sharded.as_deref_mut() {
+            let elsewhere = std::mem::take(&mut sharded.parked);
+            let entries = (0..).zip(sharded.set.entries()).zip(elsewhere);
+            let others = entries.filter(|((number, _), _)| *number != sharded.current);
+            seen.extend(others.map(|((_, entry), parked)| (Arc::clone(entry), parked)));
+        }
+        Left { sharded, seen }
+    }
+
+    /// Enters the new one.
+    pub(super) fn enter_configuration(&mut self, mut left: Left) {
+        let before = left.sharded.take();
+        self.enter_shards(before.as_deref().map_or(0, |before| before.current));
+        let here = left.seen_of(&self.database);
+        (self.last_write, self.last_reader) = (here.last_write, here.last_reader);
+        let Some(sharded) = self.sharded.as_deref_mut() else { return };
+        for (entry, parked) in sharded.set.entries().iter().zip(&mut sharded.parked) {
+            if entry.shard != self.database.shard {
+                *parked = left.seen_of(entry);
+            }
+        }
+        if let Some(before) = before
+            && before.set.places_alike(&sharded.set)
+        {
+            // A batch may be waiting for a primary.
+            sharded.transaction = before.transaction;
+            sharded.facts = before.facts;
+            sharded.fills = before.fills;
+            sharded.analyzed = before.analyzed;
+        }
+    }
+
     /// Takes the session to the shard with this number, between transactions.
     pub(super) fn switch_to(&mut self, shard: ShardNumber) {
         let Some(sharded) = self.sharded.as_deref_mut() else { return };
@@ -464,7 +541,7 @@ impl ClientSession {
     }
 
     /// The error for a refusal, which is counted.
-    fn refused(&self, refusal: &Refusal) -> ErrorResponse {
+    pub(super) fn refused(&self, refusal: &Refusal) -> ErrorResponse {
         if let Some(sharded) = self.sharded.as_deref() {
             sharded.set.count_refusal(refusal);
         }
@@ -515,6 +592,7 @@ impl ClientSession {
     fn placement(&mut self, batch: Batch) -> Result<Placement, SessionError> {
         if let Some(sharded) = self.sharded.as_deref_mut() {
             sharded.facts = BatchFacts::default();
+            sharded.fills.clear();
             sharded.analyzed = None;
         }
         // The inbox is lent and given back.
@@ -618,7 +696,7 @@ impl ClientSession {
             // What it sets is not repeated elsewhere.
             sharded.transaction.is_opaque |= statement.session != SessionEffects::NONE;
         };
-        if let Some(shard) = explicit_shard(&statement.hint, set.count(), set.schema())? {
+        if let Some(shard) = set.explicit_shard(&statement.hint)? {
             says_where(sharded);
             return Ok(Placement::One(shard));
         }
@@ -684,13 +762,26 @@ impl ClientSession {
                     Ok(Placement::One(shard))
                 }
             },
-            Ok(Destination::All { .. }) => Ok(chosen?.map_or(Placement::All, Placement::One)),
+            Ok(Destination::All { .. }) => {
+                let place = chosen?.map_or(Placement::All, Placement::One);
+                if place == Placement::All
+                    && let Some(sharded) = self.sharded.as_deref_mut()
+                {
+                    sharded.fills.append(&mut plan().fills(run.text, self.lex));
+                }
+                Ok(place)
+            }
             Err(Refusal::SeveralShards) if chosen == Ok(None) => {
                 let split = plan().split(run.text, self.lex, set.schema(), &bound)?;
                 split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)
             }
             Err(Refusal::Construct(_)) if run.query.is_some() && chosen == Ok(None) && is_copy(run.text) => {
                 let copy = copy_from(run.text, self.lex, set.schema())?;
+                if let Some(CopyFrom::Sharded(target)) = &copy
+                    && let Some(wrong) = set.wrong_column(Some(&target.table))
+                {
+                    return Err(Refusal::WrongColumn(wrong));
+                }
                 copy.map(|copy| Placement::Copy(Box::new(copy))).ok_or(Refusal::Construct("COPY of a table"))
             }
             Err(refusal) => {

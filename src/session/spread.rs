@@ -26,8 +26,8 @@ use crate::protocol::{
 };
 use crate::route::{Target, Work};
 use crate::server::{Answer, QueryError};
-use crate::shard::ShardNumber;
-use crate::sql::{Effect, Refusal, SessionEffects, Split, TransactionControl};
+use crate::shard::{ShardNumber, key_columns, wrong_columns};
+use crate::sql::{Effect, Fill, Refusal, SessionEffects, Split, TransactionControl};
 
 use super::batch::{self, Batch, BatchEnd};
 use super::checkout::Needs;
@@ -148,6 +148,11 @@ impl ClientSession {
             Some(TransactionControl::Rollback { chain: false }) => Some(End::Rollback),
             _ => None,
         };
+        let fills = match (&placement, self.sharded.as_deref_mut()) {
+            (Placement::All, Some(sharded)) => std::mem::take(&mut sharded.fills),
+            (Placement::Copy(copy), _) => copy.fill().cloned().into_iter().collect(),
+            _ => Vec::new(),
+        };
         let outcome = match end {
             _ if plan.is_malformed => {
                 let error = ErrorResponse::error(SqlState::PROTOCOL_VIOLATION, "invalid message format");
@@ -165,15 +170,22 @@ impl ClientSession {
                 let what = Refusal::Construct("what stays in one session, in a transaction on all shards,");
                 fail(&mut spread, 0, &refused(&what)).await?
             }
-            _ => match (&placement, parts) {
-                (Placement::Copy(copy), _) if spread.failed.is_none() => {
+            _ => match (self.prepare_fills(&mut spread, &fills).await?, &placement, parts) {
+                (Some(outcome), ..) => outcome,
+                (_, Placement::Copy(copy), _) if spread.failed.is_none() => {
                     self.run_copy(&mut spread, &mut batch, copy).await?
                 }
-                (Placement::Rows(split), Some(parts)) if spread.failed.is_none() => {
+                (_, Placement::Rows(split), Some(parts)) if spread.failed.is_none() => {
                     self.run_parts(&mut spread, &mirror, split, parts).await?
                 }
                 _ => self.run_members(&mut spread, &mirror, &placement, facts).await?,
             },
+        };
+        let outcome = match outcome {
+            Outcome::Done(_) if plan.changes_catalog && spread.failed.is_none() && !facts.is_alone => {
+                self.check_catalog(&mut spread, &fills).await?.unwrap_or(outcome)
+            }
+            other => other,
         };
         let took = began.elapsed();
         self.context.histograms.query(took);
@@ -229,6 +241,43 @@ impl ClientSession {
         self.handle().clear_deadline();
         self.answered(batch, status);
         Ok(())
+    }
+
+    /// Sees to the defaults of what a batch writes. Its outcome, if it must not run.
+    async fn prepare_fills(
+        &mut self,
+        spread: &mut Spread,
+        fills: &[Fill],
+    ) -> Result<Option<Outcome>, SessionError> {
+        if fills.is_empty() || spread.failed.is_some() {
+            return Ok(None);
+        }
+        self.check_roles(spread)?;
+        self.check_fills(spread, fills, true).await
+    }
+
+    /// What a batch has changed in the catalog may be a default, or the column of a key. The outcome, if it may not.
+    async fn check_catalog(
+        &mut self,
+        spread: &mut Spread,
+        fills: &[Fill],
+    ) -> Result<Option<Outcome>, SessionError> {
+        if let Some(outcome) = self.check_fills(spread, fills, false).await? {
+            return Ok(Some(outcome));
+        }
+        let Some(set) = self.sharded.as_deref().map(|sharded| Arc::clone(&sharded.set)) else {
+            return Ok(None);
+        };
+        let rows = match self.question(spread, 0, &key_columns(set.schema())).await? {
+            Ok(rows) => rows,
+            Err(outcome) => return Ok(Some(outcome)),
+        };
+        let known = set.wrong_columns();
+        let mut wrong = wrong_columns(set.schema(), &rows).into_iter();
+        match wrong.find(|wrong| !known.values().flatten().any(|known| known == wrong)) {
+            None => Ok(None),
+            Some(wrong) => fail(spread, 0, &self.refused(&Refusal::WrongColumn(wrong))).await.map(Some),
+        }
     }
 
     /// The batch is answered: its end is.
@@ -469,7 +518,8 @@ impl ClientSession {
         }
     }
 
-    /// Who changes roles ends the sessions that are linked to the old primary; this one is linked to one of several.
+    /// Who changes roles ends the sessions that hold connections to the old primary, but a moment after the roles have
+    /// changed: nothing is sent there meanwhile, and no COMMIT of half a transaction.
     fn check_roles(&self, spread: &Spread) -> Result<(), SessionError> {
         let Some(sharded) = self.sharded.as_deref() else { return Ok(()) };
         let lead = |entry: &Arc<DatabaseEntry>| entry.cluster.leadership.lead().epoch;
@@ -481,7 +531,11 @@ impl ClientSession {
     }
 
     /// Asks one server, which the client's cancel requests reach meanwhile.
-    async fn ask(&mut self, lease: &mut ServerLease, request: &[u8]) -> Result<Answer, SessionError> {
+    pub(super) async fn ask(
+        &mut self,
+        lease: &mut ServerLease,
+        request: &[u8],
+    ) -> Result<Answer, SessionError> {
         let identity = Arc::clone(lease.identity());
         self.handle().link(Arc::clone(&identity));
         lease.unnamed = None;

@@ -4,6 +4,7 @@ mod clients;
 mod cluster;
 mod config;
 mod databases;
+mod key_columns;
 mod lists;
 mod pins;
 mod pools;
@@ -57,6 +58,7 @@ shows! {
     Cluster = "cluster",
     Routes = "routes",
     Pins = "pins",
+    KeyColumns = "key_columns",
 }
 
 /// Answers a SHOW.
@@ -80,6 +82,7 @@ pub(super) fn show(console: &Console, what: Show) -> Answer {
         Show::Cluster => cluster::nodes(console),
         Show::Routes => cluster::routes(console),
         Show::Pins => pins::table(console),
+        Show::KeyColumns => key_columns::table(console),
     })
 }
 

@@ -70,6 +70,18 @@ impl<'a> Source<'a> {
         self.text.get(from..to).unwrap_or_default()
     }
 
+    /// Whether a word is in the text, as a token of its own.
+    pub(super) fn says(&self, word: &str) -> bool {
+        let mut scanner = Scanner::new(self.text, self.lex);
+        while let Some(token) = scanner.next_token(&mut ()) {
+            let raw = self.slice(token.start, token.end);
+            if token.kind == Kind::Word && raw.eq_ignore_ascii_case(word.as_bytes()) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Whether nothing but space and comments is between a token and its neighbours.
     fn stands_alone(&self, token: usize) -> bool {
         let Some(own) = self.tokens.get(token) else { return false };
@@ -147,6 +159,17 @@ impl<'a> Source<'a> {
                 _ => return Ok(base + end),
             }
         }
+    }
+
+    /// How many values the first of the rows has that follow a token (VALUES).
+    pub(super) fn width(&self, values: usize) -> Option<usize> {
+        let text = self.slice(self.tokens.get(values)?.end, self.text.len());
+        let mut scanner = Scanner::new(text, self.lex);
+        let open = scanner.next_token(&mut ())?;
+        if text.get(open.start..open.end) != Some(b"(") {
+            return None;
+        }
+        cells(&mut scanner, text).map(|(cells, _)| cells.len())
     }
 
     /// The key of a row: the values of these columns.

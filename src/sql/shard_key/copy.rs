@@ -10,6 +10,7 @@ use super::super::classify::{classify, table_name};
 use super::super::scan::{Kind, LexOptions, Scanner};
 use super::super::session_effects::SessionEffects;
 use super::super::tokens::{Text, View};
+use super::fill::{Defaults, Fill};
 use super::{Refusal, unknown_function};
 
 /// Data that a client wants to copy into a table.
@@ -21,7 +22,19 @@ pub enum CopyFrom {
     Everywhere {
         /// The table.
         table: String,
+        /// Its columns that no row gives.
+        fill: Fill,
     },
+}
+
+impl CopyFrom {
+    /// What it leaves to defaults, in a table that is everywhere.
+    pub fn fill(&self) -> Option<&Fill> {
+        match self {
+            Self::Everywhere { fill, .. } => Some(fill),
+            Self::Sharded(_) => None,
+        }
+    }
 }
 
 /// Most tokens of a COPY: more is not looked at.
@@ -79,7 +92,19 @@ pub fn copy_from(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> Result<
     let table = name.name.to_string();
     let tables = match schema.classify(name.schema.as_deref(), &name.name) {
         TableClass::Sharded(_, tables) => tables,
-        TableClass::Everywhere => return Ok(Some(CopyFrom::Everywhere { table })),
+        TableClass::Everywhere => {
+            // In its rows a word may stand for a default.
+            let given = columns.as_ref().filter(|_| options.default.is_none());
+            let all = Defaults::Behind(usize::MAX, Vec::new());
+            let columns = match (given, options.default) {
+                (Some(given), _) => Defaults::AllBut(given.iter().map(ToString::to_string).collect()),
+                (None, None) => all,
+                (None, Some(_)) => Defaults::AllBut(Vec::new()),
+            };
+            let schema = name.schema.as_deref().map(str::to_owned);
+            let fill = Fill { schema, table: table.clone(), columns, ordered: true };
+            return Ok(Some(CopyFrom::Everywhere { table, fill }));
+        }
         TableClass::Catalog => return Err(Refusal::Construct("COPY into a catalog")),
         TableClass::Ambiguous => return Err(Refusal::Ambiguous(table)),
         TableClass::Undeclared => return Err(Refusal::Undeclared(table)),

@@ -23,8 +23,10 @@ use crate::shard::{KeyType, ShardedSchema, TableClass};
 
 use super::super::tables::{cut, folded};
 use super::constant::cast_type;
+use super::fill::Written;
 use super::refusal::Refusal;
 use super::row::Column;
+use super::unnest::Unnesting;
 
 /// What a column of a key is equal to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +76,12 @@ pub(super) struct Rows {
 pub(super) struct Extracted {
     pub(super) occurrences: Vec<Occurrence>,
     pub(super) rows: Option<Rows>,
+    /// Or such rows made of arrays.
+    pub(super) unnested: Option<Unnesting>,
     /// A table that is the same everywhere and that is written.
     pub(super) everywhere_written: Option<String>,
+    /// What may leave columns of such tables to their defaults.
+    pub(super) written: Vec<Written>,
     /// It has no FROM at all.
     pub(super) has_no_tables: bool,
 }
@@ -706,13 +712,22 @@ impl Walk<'_> {
                         let Some((arrays, cast)) = unnested(select, columns.len(), column) else {
                             return refuse("without VALUES is not supported");
                         };
+                        let (returning, on_conflict) = (insert.returning.is_some(), insert.on.is_some());
+                        let (table_name, key) = (table.clone(), vec![column]);
+                        let columns = columns.len();
+                        let rows = Rows { table: table_name, group, columns, key, returning, on_conflict };
+                        self.out.unnested =
+                            Some(Unnesting { rows, arrays: arrays.clone(), cast, together: None });
                         let key = vec![Some(Origin::Unnested { arrays, column, cast })];
                         self.out.occurrences.push(Occurrence { table, group, key });
                     }
                     _ => return refuse("without VALUES is not supported"),
                 }
             }
-            TableClass::Everywhere => self.out.everywhere_written = Some(table),
+            TableClass::Everywhere => {
+                self.out.written.push(Written::by_insert(schema, table.clone(), insert));
+                self.out.everywhere_written = Some(table);
+            }
             TableClass::Catalog => return Err(Refusal::AllShards(format!("a change of \"{table}\""))),
             TableClass::Ambiguous => return Err(Refusal::Ambiguous(table)),
             TableClass::Undeclared => return Err(Refusal::Undeclared(table)),
@@ -764,6 +779,9 @@ impl Walk<'_> {
             let schema = self.schema;
             let key = schema.sharded.get(*group).map(|tables| tables.key.as_slice()).unwrap_or_default();
             assigns_key(&update.assignments, table, key.iter().map(|column| column.name.as_str()))?;
+        } else if let TableFactor::Table { name, .. } = &update.table.relation {
+            let (schema, table) = Self::resolved(name)?;
+            self.out.written.push(Written::by_update(schema, table, update));
         }
         self.tail(update.selection.as_ref(), update.returning.as_ref())?;
         self.subqueries(&update.assignments)?;
@@ -822,17 +840,31 @@ fn unnested(select: &Select, columns: usize, column: usize) -> Option<(Vec<usize
     if !plain || array_exprs.len() != columns {
         return None;
     }
-    let arrays: Option<Vec<usize>> = array_exprs.iter().map(array_token).collect();
+    let arrays: Option<Vec<usize>> = array_exprs.iter().map(|array| array_token(array, false)).collect();
     match array(array_exprs.get(column)?)? {
-        Origin::Array { cast, .. } => Some((arrays?, cast)),
+        Origin::Array { cast, .. } | Origin::List { cast, .. } => Some((arrays?, cast)),
         _ => None,
     }
 }
 
-/// The literal or parameter that is an array, whatever it is cast to.
-fn array_token(expr: &Expr) -> Option<usize> {
+/// The literal or parameter that is an array, whatever it is cast to; or the opening bracket of `ARRAY[…]`, whose type is
+/// that of its cast, whichever elements it has.
+fn array_token(expr: &Expr, is_cast: bool) -> Option<usize> {
     match expr {
-        Expr::Nested(inner) | Expr::Cast { expr: inner, format: None, .. } => array_token(inner),
+        Expr::Nested(inner) => array_token(inner, is_cast),
+        // The elements of boxes are separated by something else.
+        Expr::Cast { expr: inner, format: None, data_type, .. }
+            if !data_type.to_string().to_ascii_lowercase().contains("box") =>
+        {
+            array_token(inner, true)
+        }
+        Expr::Array(array) if is_cast => match array.elem.as_slice() {
+            [first] => match constant(first)? {
+                Origin::Constant { token, negative: false, cast: None } => token.checked_sub(1),
+                _ => None,
+            },
+            _ => None,
+        },
         other => match constant(other)? {
             Origin::Constant { token, negative: false, cast: None } => Some(token),
             _ => None,
@@ -976,7 +1008,7 @@ fn last_name(name: &ObjectName) -> Option<String> {
     name.0.last()?.as_ident().map(name_of)
 }
 
-fn first_name(name: &ObjectName) -> Option<String> {
+pub(super) fn first_name(name: &ObjectName) -> Option<String> {
     name.0.first()?.as_ident().map(name_of)
 }
 

@@ -11,21 +11,24 @@ mod by_parameters;
 mod constant;
 mod copy;
 mod extract;
+mod fill;
 mod refusal;
 mod row;
 mod split;
+mod unnest;
 mod values;
 
 pub use by_parameters::ByParameters;
 pub use copy::{CopyFrom, copy_from};
+pub use fill::{Defaults, Fill};
 pub use refusal::Refusal;
 pub use split::{RowPlace, Split, SplitPart};
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::shard::{KeyValue, ShardNumber, ShardedSchema};
+use crate::shard::{KeyValue, ShardNumber, ShardedSchema, TableClass, WrongColumn};
 
-use super::classify::{Verdict, classify};
+use super::classify::{Verdict, classify, table_name};
 use super::functions::{Meaning, builtin};
 use super::hint::Hint;
 use super::normalize::{Collected, normalize};
@@ -36,7 +39,9 @@ use super::statement::Effect;
 use super::tokens::{Text, View};
 use constant::{NoValue, Source};
 use extract::{Occurrence, Origin, Rows};
+use fill::Written;
 use row::Column;
+use unnest::Unnesting;
 use values::{outside_brackets, repeated_rows, values_at};
 
 /// The shard that a comment asks for, whatever the statement is: by its number, or by a key where all sharded
@@ -121,6 +126,10 @@ pub enum Destination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPlan {
     statements: Vec<Plan>,
+    /// Tables that are everywhere and written, each with the token VALUES of an INSERT that is a statement of its own.
+    written: Vec<(Written, Option<usize>)>,
+    /// Rows made of arrays, if it inserts such.
+    unnested: Option<Unnesting>,
     /// Some statement of it begins or ends a transaction, or marks one.
     controls: bool,
 }
@@ -149,12 +158,13 @@ struct Inserted {
     together: Option<&'static str>,
 }
 
-/// Functions that give every shard another value.
+/// Functions that give every shard another value. Numbers of a sequence are among them where two clients ask at once.
 const DIFFERS: &[&str] = &[
     "clock_timestamp",
     "gen_random_uuid",
     "inet_server_addr",
     "inet_server_port",
+    "nextval",
     "now",
     "pg_backend_pid",
     "pg_current_wal_lsn",
@@ -175,7 +185,12 @@ const DIFFERENT_WORDS: &[&str] =
 
 /// The plan of every text with the fingerprint of this one.
 pub fn key_plan(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> KeyPlan {
-    let refused = |refusal| KeyPlan { statements: vec![Plan::Refused(refusal)], controls: true };
+    let refused = |refusal| KeyPlan {
+        statements: vec![Plan::Refused(refusal)],
+        written: Vec::new(),
+        unnested: None,
+        controls: true,
+    };
     if lex.backslash_trail_bytes && !sql.is_ascii() {
         return refused(Refusal::NotUnderstood);
     }
@@ -187,14 +202,15 @@ pub fn key_plan(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> KeyPlan 
     let text = Text::new(sql, &collected.tokens);
     let views = text.statements();
     let controls = views.iter().any(|view| classify(*view).control.is_some());
-    KeyPlan { statements: views.into_iter().map(|view| plan(view, schema)).collect(), controls }
+    let mut plan = KeyPlan { statements: Vec::new(), written: Vec::new(), unnested: None, controls };
+    for view in views {
+        let statement = try_plan(view, schema, &mut plan).unwrap_or_else(Plan::Refused);
+        plan.statements.push(statement);
+    }
+    plan
 }
 
-fn plan(view: View<'_>, schema: &ShardedSchema) -> Plan {
-    try_plan(view, schema).unwrap_or_else(Plan::Refused)
-}
-
-fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
+fn try_plan(view: View<'_>, schema: &ShardedSchema, whole: &mut KeyPlan) -> Result<Plan, Refusal> {
     /// What concerns the session alone, and may be done on any shard.
     const HARMLESS: SessionEffects = SessionEffects::SETTING
         .union(SessionEffects::SETTING_LOCAL)
@@ -222,7 +238,7 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         return match verdict.effect {
             Effect::Empty => Ok(Plan::Anywhere),
             Effect::Unknown => Err(Refusal::NotUnderstood),
-            _ => on_all(view, &verdict),
+            _ => on_all(view, &verdict, schema),
         };
     };
     if verdict.session.intersects(SessionEffects::NOTIFY) {
@@ -243,10 +259,16 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
         if let Some(what) = differs(query, &verdict) {
             return Err(Refusal::Differs(what));
         }
+        let values = values.filter(|_| found.written.len() == 1).map(|values| query.absolute(values));
+        whole.written.extend(found.written.into_iter().map(|table| (table, values)));
         return Ok(Plan::All(format!("a change of table \"{table}\", which is on every shard")));
     }
     for occurrence in &found.occurrences {
         check_bound(occurrence, query, schema)?;
+    }
+    if let Some(unnesting) = found.unnested {
+        let together = split::together(view, &verdict, &unnesting.rows, found.occurrences.len() > 1);
+        whole.unnested = Some(Unnesting { together, ..unnesting });
     }
     let rows = match found.rows {
         Some(rows) => {
@@ -275,7 +297,7 @@ fn try_plan(view: View<'_>, schema: &ShardedSchema) -> Result<Plan, Refusal> {
 }
 
 /// What concerns the structure of the database, and must be the same on all shards.
-fn on_all(view: View<'_>, verdict: &Verdict) -> Result<Plan, Refusal> {
+fn on_all(view: View<'_>, verdict: &Verdict, schema: &ShardedSchema) -> Result<Plan, Refusal> {
     /// What stays in one session.
     const STAYS: SessionEffects = SessionEffects::TEMP_OBJECT
         .union(SessionEffects::LOAD)
@@ -299,7 +321,42 @@ fn on_all(view: View<'_>, verdict: &Verdict) -> Result<Plan, Refusal> {
     if verdict.session.intersects(STAYS) {
         return Err(Refusal::Construct("what stays in one session"));
     }
+    if let Some(what) = differs_in_rows(view, schema) {
+        return Err(Refusal::Differs(what));
+    }
     Ok(Plan::All(format!("{} is for all shards", first.to_ascii_uppercase())))
+}
+
+/// What ALTER TABLE would put into the rows of a table that is everywhere, on each shard another.
+fn differs_in_rows(view: View<'_>, schema: &ShardedSchema) -> Option<String> {
+    if !(view.is(0, "alter") && view.is(1, "table")) {
+        return None;
+    }
+    let skipped = |at: usize, words: &[&str]| {
+        if words.iter().enumerate().all(|(n, word)| view.is(at + n, word)) { at + words.len() } else { at }
+    };
+    let (name, from) = table_name(view, skipped(skipped(2, &["if", "exists"]), &["only"]))?;
+    if schema.classify(name.schema.as_deref(), &name.name) != TableClass::Everywhere {
+        return None;
+    }
+    let adds_column = |at: usize| {
+        const OTHERS: [&str; 8] =
+            ["check", "constraint", "exclude", "foreign", "generated", "not", "primary", "unique"];
+        view.is(at, "add") && !OTHERS.iter().any(|word| view.is(at + 1, word))
+    };
+    let rest = || from..view.len();
+    let adds = rest().any(adds_column);
+    if !adds && !rest().any(|at| view.is(at, "type")) {
+        return None;
+    }
+    let mut words = rest().filter_map(|at| Some((at, view.identifier(at)?)));
+    words
+        .find(|(at, word)| {
+            DIFFERENT_WORDS.contains(&&**word)
+                || (DIFFERS.contains(&&**word) && view.punct(at + 1, b"("))
+                || (adds && matches!(&**word, "identity" | "serial" | "bigserial" | "smallserial"))
+        })
+        .map(|(_, word)| word.to_string())
 }
 
 /// What in a change would not be the same on all shards.
@@ -383,6 +440,21 @@ fn check_bound(occurrence: &Occurrence, view: View<'_>, schema: &ShardedSchema) 
 }
 
 impl KeyPlan {
+    /// The same, but refused where it needs the key of one of these.
+    #[must_use]
+    pub fn without(mut self, wrong: &[WrongColumn]) -> Self {
+        for plan in &mut self.statements {
+            let Plan::Keyed { occurrences, rows } = plan else { continue };
+            let inserted = rows.as_ref().map(|inserted| &inserted.rows.table);
+            let mut tables = occurrences.iter().map(|occurrence| &occurrence.table).chain(inserted);
+            let found = tables.find_map(|table| wrong.iter().find(|wrong| wrong.table == *table));
+            if let Some(found) = found {
+                *plan = Plan::Refused(Refusal::WrongColumn(found.clone()));
+            }
+        }
+        self
+    }
+
     /// The first refusal that no value can change.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.statements.iter().find_map(|plan| match plan {
@@ -425,7 +497,21 @@ impl KeyPlan {
             Plan::All(_) | Plan::Refused(_) => 128,
             Plan::Anywhere => 0,
         };
-        size_of::<Self>() + self.statements.iter().map(|plan| size_of::<Plan>() + of(plan)).sum::<usize>()
+        size_of::<Self>()
+            + self.statements.iter().map(|plan| size_of::<Plan>() + of(plan)).sum::<usize>()
+            + self.unnested.iter().map(|unnesting| 64 + unnesting.arrays.len() * 8).sum::<usize>()
+            + self.written.iter().map(|(table, _)| table.weight()).sum::<usize>()
+    }
+
+    /// What this text, which has the plan's fingerprint, leaves to defaults in tables that are everywhere.
+    pub fn fills(&self, sql: &[u8], lex: LexOptions) -> Vec<Fill> {
+        if self.written.is_empty() {
+            return Vec::new();
+        }
+        let mut collected = Collected::default();
+        normalize(sql, lex, &mut collected, &mut ());
+        let source = Source { text: sql, tokens: &collected.tokens, lex, parameters: &NoParameters };
+        self.written.iter().flat_map(|(table, values)| table.fills(source, *values)).collect()
     }
 
     /// Whether some statement of it needs a key.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::shard::WrongColumn;
+
 /// The reason, in the words of the error a client gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -58,6 +60,15 @@ pub enum Refusal {
     Mixed(String),
     /// A change of what is everywhere, with something in it that each shard would see otherwise.
     Differs(String),
+    /// Rows for what is everywhere, with a default that each shard would compute otherwise.
+    Default {
+        /// The table.
+        table: String,
+        /// What of it.
+        what: String,
+    },
+    /// The key's column is not what pooler.yaml says.
+    WrongColumn(WrongColumn),
     /// It writes or locks, and nothing says on which shard.
     Nowhere,
     /// The transaction belongs to another shard.
@@ -116,7 +127,8 @@ impl Refusal {
             Self::Construct(_) => "construct",
             Self::AllShards(_) => "all_shards",
             Self::Mixed(_) => "mixed",
-            Self::Differs(_) => "differs",
+            Self::Differs(_) | Self::Default { .. } => "differs",
+            Self::WrongColumn(_) => "wrong_column",
             Self::Nowhere => "nowhere",
             Self::OtherShard { .. } => "other_shard",
             Self::Contradiction { .. } => "contradiction",
@@ -155,7 +167,10 @@ impl Refusal {
                 "Name the columns, the key's among them: COPY table (columns) FROM STDIN.".to_owned()
             }
             Self::Mixed(_) => "Use a statement of its own for each.".to_owned(),
-            Self::Differs(_) => "Give the value as a literal or parameter.".to_owned(),
+            Self::WrongColumn(_) => {
+                "Say in sharded_tables what the column is; rows that are there already may be on other shards than its hash says.".to_owned()
+            }
+            Self::Differs(_) | Self::Default { .. } => "Give the value as a literal or parameter.".to_owned(),
             Self::OtherShard { .. } => {
                 "End the transaction first: a transaction belongs to the shard of its first statement with a key.".to_owned()
             }
@@ -214,6 +229,13 @@ impl fmt::Display for Refusal {
             Self::Construct(what) => write!(f, "{what} is not supported in a sharded database"),
             Self::AllShards(what) => write!(f, "{what} would have to run on all shards"),
             Self::Mixed(what) => write!(f, "one statement for all shards ({what}) and for one of them"),
+            Self::WrongColumn(wrong) => write!(f, "{wrong}"),
+            Self::Default { table, what } => {
+                write!(
+                    f,
+                    "{what} in table \"{table}\", which is the same on all shards, would differ between them"
+                )
+            }
             Self::Differs(what) => {
                 write!(
                     f,

@@ -3,6 +3,8 @@
 //!
 //! Of such rows the normalized tokens keep one value, if any: the rows are read from the text.
 
+use std::ops::Range;
+
 use crate::shard::{KeyType, KeyValue};
 
 use super::super::scan::{Kind, Scanner};
@@ -60,7 +62,12 @@ impl Source<'_> {
         key: KeyType,
     ) -> Result<Vec<Option<KeyValue>>, NoValue> {
         let token = *arrays.get(column).ok_or(NoValue::Unread)?;
-        let values = self.array(token, cast, key)?;
+        let is_list = self.tokens.get(token).is_some_and(|own| own.kind == Kind::Punct);
+        let values = if is_list {
+            self.list_at(token).and_then(|_| self.list(token, cast, key))?
+        } else {
+            self.array(token, cast, key)?
+        };
         if values.iter().flatten().any(|value| value.may_change_when_stored(key)) {
             return Err(NoValue::Unread);
         }
@@ -72,6 +79,15 @@ impl Source<'_> {
         Ok(values)
     }
 
+    /// Where the elements of `ARRAY[…]` begin, whose opening bracket is a token.
+    fn list_at(&self, token: usize) -> Result<usize, NoValue> {
+        let raw = |at: usize| self.tokens.get(at).and_then(|own| self.text.get(own.start..own.end));
+        let is_array =
+            token.checked_sub(1).and_then(raw).is_some_and(|word| word.eq_ignore_ascii_case(b"array"));
+        let open = self.tokens.get(token).filter(|_| is_array && raw(token) == Some(b"["));
+        open.map(|open| open.end).ok_or(NoValue::Unread)
+    }
+
     /// How many elements an array of one dimension has.
     fn elements(&self, token: usize) -> Result<usize, NoValue> {
         let own = self.tokens.get(token).ok_or(NoValue::Unread)?;
@@ -79,43 +95,52 @@ impl Source<'_> {
         let count = match own.kind {
             // Escapes of a literal leave commas and brackets of the array alone, and double what is in quotes.
             Kind::Text => match literal(raw, self.lex) {
-                Some(text) => elements_of_text(text.as_bytes()),
+                Some(text) => elements_of_text(text.as_bytes()).map(|elements| elements.len()),
                 None => None,
             },
             Kind::Param => {
                 let number = number(raw).ok_or(NoValue::Unread)?;
                 match self.parameters.value(number).ok_or(NoValue::Parameter(number))? {
                     ParameterValue::Null => Some(0),
-                    ParameterValue::Text(bytes) => elements_of_text(bytes),
+                    ParameterValue::Text(bytes) => elements_of_text(bytes).map(|elements| elements.len()),
                     ParameterValue::Binary(bytes) => elements_of_binary(bytes),
                 }
             }
-            _ => None,
+            _ => {
+                let rest = self.text.get(self.list_at(token)?..).unwrap_or_default();
+                cells(&mut Scanner::new(rest, self.lex), rest).map(|(cells, _)| cells.len())
+            }
         };
         count.ok_or(NoValue::Unread)
     }
 }
 
-/// Of an array of one dimension as text, without bounds.
-fn elements_of_text(text: &[u8]) -> Option<usize> {
-    let inner = text.trim_ascii().strip_prefix(b"{")?.strip_suffix(b"}")?;
+/// Where the elements of an array of one dimension are, as text and without bounds.
+pub(super) fn elements_of_text(text: &[u8]) -> Option<Vec<Range<usize>>> {
+    let whole = text.trim_ascii_end();
+    let start = whole.len() - whole.trim_ascii_start().len() + 1;
+    let inner = whole.trim_ascii_start().strip_prefix(b"{")?.strip_suffix(b"}")?;
     if inner.trim_ascii().is_empty() {
-        return Some(0);
+        return Some(Vec::new());
     }
-    let (mut count, mut quoted) = (1, false);
-    let mut bytes = inner.iter();
-    while let Some(byte) = bytes.next() {
+    let (mut elements, mut from, mut quoted) = (Vec::new(), start, false);
+    let mut bytes = inner.iter().enumerate();
+    while let Some((at, byte)) = bytes.next() {
         match byte {
             b'\\' => {
                 bytes.next()?;
             }
             b'"' => quoted = !quoted,
             b'{' | b'}' if !quoted => return None,
-            b',' if !quoted => count += 1,
+            b',' if !quoted => {
+                elements.push(from..start + at);
+                from = start + at + 1;
+            }
             _ => {}
         }
     }
-    (!quoted).then_some(count)
+    elements.push(from..start + inner.len());
+    (!quoted && elements.len() <= VALUES_MAX).then_some(elements)
 }
 
 /// Of an array of one dimension in binary: the number of dimensions, whether there are NULLs, the elements' type,
@@ -148,8 +173,13 @@ mod tests {
             (r#"{"a}"#, None),
             ("", None),
         ] {
-            assert_eq!(elements_of_text(text.as_bytes()), count, "{text}");
+            let elements = elements_of_text(text.as_bytes());
+            assert_eq!(elements.map(|elements| elements.len()), count, "{text}");
         }
+        let text = r#" {1, "a,\"b" ,NULL} "#;
+        let elements = elements_of_text(text.as_bytes()).unwrap();
+        let elements: Vec<&str> = elements.into_iter().map(|element| &text[element]).collect();
+        assert_eq!(elements, ["1", r#" "a,\"b" "#, "NULL"]);
         let one = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 2, 0, 0, 0, 1];
         assert_eq!(elements_of_binary(&one), Some(2));
         assert_eq!(elements_of_binary(&[0; 12]), Some(0));

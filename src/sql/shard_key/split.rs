@@ -56,6 +56,8 @@ pub struct SplitPart {
     pub sql: Vec<u8>,
     /// Its `$1`, `$2` … are these parameters of the whole statement.
     pub parameters: Vec<u32>,
+    /// Of these parameters of the whole statement it gets other values, in their formats.
+    pub replaced: Vec<(u32, Vec<u8>)>,
     /// How many rows it has.
     pub rows: usize,
 }
@@ -114,7 +116,12 @@ impl KeyPlan {
             Plan::Keyed { rows, .. } => rows.as_ref(),
             Plan::Anywhere | Plan::All(_) | Plan::Refused(_) => None,
         });
-        let Some(inserted) = inserted else { return Ok(None) };
+        let Some(inserted) = inserted else {
+            return match &self.unnested {
+                Some(unnesting) => self.split_unnested(unnesting, sql, lex, schema, parameters),
+                None => Ok(None),
+            };
+        };
         if lex.backslash_trail_bytes && !sql.is_ascii() {
             return Err(Refusal::NotUnderstood);
         }
@@ -163,22 +170,22 @@ struct ReadRows {
 
 /// A parameter where it stands.
 #[derive(Clone)]
-struct Use {
-    number: u32,
-    start: usize,
-    end: usize,
+pub(super) struct Use {
+    pub(super) number: u32,
+    pub(super) start: usize,
+    pub(super) end: usize,
     /// What decides its type if nobody declared it.
-    decided_by: Decider,
+    pub(super) decided_by: Decider,
 }
 
 /// Two uses with the same decider give a parameter the same type.
 #[derive(Clone, PartialEq, Eq)]
-enum Decider {
+pub(super) enum Decider {
     /// The cast that is all its value has besides it.
     Cast(std::ops::Range<usize>),
     /// The column, and the whole value that it is in.
     Cell(usize, std::ops::Range<usize>),
-    /// What is behind the rows, which is the same on each shard.
+    /// What is the same on each shard: what is behind the rows, an array's cast.
     Behind,
 }
 
@@ -255,14 +262,14 @@ fn uses(row: &Row<'_>) -> Result<Vec<Use>, NoValue> {
 }
 
 /// Whether what is behind the rows belongs to INSERT.
-fn ends_insert(behind: &[u8], lex: LexOptions) -> bool {
+pub(super) fn ends_insert(behind: &[u8], lex: LexOptions) -> bool {
     let Some(token) = Scanner::new(behind, lex).next_token(&mut ()) else { return true };
     let first = behind.get(token.start..token.end).unwrap_or_default();
     first == b";" || first.eq_ignore_ascii_case(b"on") || first.eq_ignore_ascii_case(b"returning")
 }
 
 /// The parameters behind the rows.
-fn uses_behind(text: &[u8], from: usize, lex: LexOptions) -> Result<Vec<Use>, Refusal> {
+pub(super) fn uses_behind(text: &[u8], from: usize, lex: LexOptions) -> Result<Vec<Use>, Refusal> {
     let behind = text.get(from..).unwrap_or_default();
     let mut scanner = Scanner::new(behind, lex);
     let mut found = Vec::new();
@@ -292,25 +299,10 @@ fn divide(
     let text = source.text;
     let head = read.rows.first().map_or(0, |row| row.span.start);
     let behind = uses_behind(text, read.end, source.lex)?;
-    let all = || read.rows.iter().flat_map(|row| &row.parameters).chain(&behind);
-    let count = all().map(|it| it.number).max().unwrap_or(0);
-    if count > PARAMETERS_MAX || all().any(|it| it.number == 0) {
-        return Err(Refusal::NotUnderstood);
-    }
-    // Where each parameter is met first in the whole statement.
-    let mut firsts: Vec<Option<&Use>> = vec![None; count as usize + 1];
-    for it in all() {
-        firsts.get_mut(it.number as usize).map(|first| first.get_or_insert(it));
-    }
-    for (number, first) in (0..).zip(&firsts).skip(1) {
-        // PostgreSQL would refuse the statement for it.
-        if first.is_none() && !is_declared(source, number) {
-            return Err(Refusal::ParameterType(number));
-        }
-    }
+    let firsts = firsts(source, read.rows.iter().flat_map(|row| &row.parameters).chain(&behind))?;
     let mut texts: Vec<PartText<'_>> = Vec::with_capacity(shards.len());
     for shard in shards {
-        texts.push(PartText::new(*shard, text, head, count));
+        texts.push(PartText::new(*shard, text, head, firsts.len()));
     }
     let mut order = Vec::with_capacity(read.rows.len());
     for row in &read.rows {
@@ -326,24 +318,43 @@ fn divide(
     let mut parts = Vec::with_capacity(texts.len());
     for mut part in texts {
         part.add(read.end..text.len(), &behind, &firsts, source)?;
-        parts.push(SplitPart {
-            shard: part.shard,
-            sql: part.sql,
-            parameters: part.parameters,
-            rows: part.rows,
-        });
+        let rows = part.rows;
+        parts.push(part.into_part(rows));
     }
+    let count = u32::try_from(firsts.len().saturating_sub(1)).unwrap_or(0);
     Ok(Split { table: rows.table.clone(), parts, order, returning: rows.returning, parameters: count })
 }
 
-fn is_declared(source: Source<'_>, number: u32) -> bool {
+/// Where each parameter is met first in the whole statement, by its number.
+pub(super) fn firsts<'u>(
+    source: Source<'_>,
+    all: impl Iterator<Item = &'u Use> + Clone,
+) -> Result<Vec<Option<&'u Use>>, Refusal> {
+    let count = all.clone().map(|it| it.number).max().unwrap_or(0);
+    if count > PARAMETERS_MAX || all.clone().any(|it| it.number == 0) {
+        return Err(Refusal::NotUnderstood);
+    }
+    let mut firsts: Vec<Option<&Use>> = vec![None; count as usize + 1];
+    for it in all {
+        firsts.get_mut(it.number as usize).map(|first| first.get_or_insert(it));
+    }
+    for (number, first) in (0..).zip(&firsts).skip(1) {
+        // PostgreSQL would refuse the statement for it.
+        if first.is_none() && !is_declared(source, number) {
+            return Err(Refusal::ParameterType(number));
+        }
+    }
+    Ok(firsts)
+}
+
+pub(super) fn is_declared(source: Source<'_>, number: u32) -> bool {
     /// `unknown`, which is as good as nothing.
     const UNKNOWN: u32 = 705;
     !matches!(source.parameters.declared(number), 0 | UNKNOWN)
 }
 
 /// A text that is being made.
-struct PartText<'a> {
+pub(super) struct PartText<'a> {
     shard: ShardNumber,
     text: &'a [u8],
     sql: Vec<u8>,
@@ -354,13 +365,34 @@ struct PartText<'a> {
 }
 
 impl<'a> PartText<'a> {
-    fn new(shard: ShardNumber, text: &'a [u8], head: usize, count: u32) -> Self {
+    /// `count` is one more than the highest number of a parameter.
+    pub(super) fn new(shard: ShardNumber, text: &'a [u8], head: usize, count: usize) -> Self {
         let sql = text.get(..head).unwrap_or_default().to_vec();
-        Self { shard, text, sql, parameters: Vec::new(), numbers: vec![0; count as usize + 1], rows: 0 }
+        Self { shard, text, sql, parameters: Vec::new(), numbers: vec![0; count], rows: 0 }
+    }
+
+    pub(super) fn into_part(self, rows: usize) -> SplitPart {
+        let Self { shard, sql, parameters, .. } = self;
+        SplitPart { shard, sql, parameters, replaced: Vec::new(), rows }
+    }
+
+    /// Adds what is not in the statement.
+    pub(super) fn push(&mut self, written: &[u8]) {
+        self.sql.extend_from_slice(written);
+    }
+
+    /// Adds a literal. What it is made of was one without escapes.
+    pub(super) fn push_literal(&mut self, content: &[u8]) {
+        self.sql.push(b'\'');
+        for byte in content {
+            let again = usize::from(*byte == b'\'');
+            self.sql.extend(std::iter::repeat_n(*byte, 1 + again));
+        }
+        self.sql.push(b'\'');
     }
 
     /// Takes over a piece of the statement.
-    fn add(
+    pub(super) fn add(
         &mut self,
         span: std::ops::Range<usize>,
         uses: &[Use],

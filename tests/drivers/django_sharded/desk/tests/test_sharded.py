@@ -98,10 +98,17 @@ class Refusals(Sharded):
     def test_two_tenants_of_two_shards_in_one_statement(self):
         with self.refused("shard"):
             list(Ticket.objects.filter(tenant_id__in=[1, 3]))
-        with self.refused("shard"):
-            Label.objects.bulk_create([Label(tenant_id=1, name="a"), Label(tenant_id=3, name="a")])
         for shard in range(len(support.SHARDS)):
             self.assertEqual(on_server(shard, "SELECT count(*) FROM desk_label"), [(0,)])
+
+    def test_bulk_create_over_tenants_of_several_shards(self):
+        made = Label.objects.bulk_create(Label(tenant_id=key, name=f"label {n}, of \"{key}\"") for n in range(5) for key in (1, 3))
+        for key in (1, 3):
+            with sharding.tenant(key):
+                self.assertEqual(set(Label.objects.values_list("id", "name")),
+                                 {(label.id, label.name) for label in made if label.tenant_id == key})
+        counts = [on_server(shard, "SELECT count(*) FROM desk_label")[0][0] for shard in range(len(support.SHARDS))]
+        self.assertEqual(counts, [5, 5])
 
     def test_two_tenants_of_one_shard_are_answered(self):
         support.fill(3)
