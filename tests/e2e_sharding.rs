@@ -530,6 +530,35 @@ fn a_transaction_on_all_shards() {
 }
 
 #[test]
+fn what_makes_no_sense_fails_in_a_transaction_on_all_shards_too() {
+    let sharded = sharded();
+    let mut client = sharded.client();
+    let sync = b"S\0\0\0\x05\0";
+    let parse = b"P\0\0\0\x06\0x";
+    let query = b"Q\0\0\0\x05x";
+    let parse_and_sync = send().bytes(parse).sync().0;
+    for message in [&sync[..], &parse_and_sync, query] {
+        fine(&mut client, "BEGIN");
+        fine(&mut client, "INSERT INTO country VALUES ('x', 'nowhere')");
+        for _ in 0..2 {
+            client.send(message);
+            let answer = read(&mut client, Until::Ready(1));
+            assert_eq!((error(&answer).as_str(), status(&answer)), ("08P01 invalid message format", b'E'));
+        }
+        fine(&mut client, "COMMIT");
+        assert_eq!(sharded.direct("SELECT count(*) FROM country"), ["0", "0"]);
+    }
+    // A Sync that ends the skipping behind what was refused before any server saw it.
+    client.send(&send().run("SELECT count(*) FROM event", &[]).flush().0);
+    let refused = read(&mut client, Until::Tag(b'E'));
+    assert_eq!(sqlstate(&refused).as_deref(), Some("0A000"));
+    client.send(sync);
+    let answer = read(&mut client, Until::Ready(1));
+    assert_eq!((error(&answer).as_str(), status(&answer)), ("08P01 invalid message format", b'I'));
+    fine(&mut client, "SELECT 1");
+}
+
+#[test]
 fn settings_made_in_a_transaction_on_all_shards_are_the_clients() {
     let sharded = sharded();
     let mut client = sharded.client();

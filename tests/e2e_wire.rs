@@ -84,6 +84,24 @@ fn b() -> Batch {
     Batch::default()
 }
 
+/// The body of a Parse that declares so many integers.
+fn parse_with_types(name: &str, sql: &str, count: u16) -> Vec<u8> {
+    let mut body = format!("{name}\0{sql}\0").into_bytes();
+    body.extend(count.to_be_bytes());
+    (0..count).for_each(|_| body.extend(23_u32.to_be_bytes()));
+    body
+}
+
+/// The body of a Bind of the unnamed portal with so many parameters.
+fn bind_of_ones(name: &str, count: u16) -> Vec<u8> {
+    let mut body = format!("\0{name}\0").into_bytes();
+    body.extend(0_u16.to_be_bytes());
+    body.extend(count.to_be_bytes());
+    (0..count).for_each(|_| body.extend(b"\0\0\0\x011"));
+    body.extend(0_u16.to_be_bytes());
+    body
+}
+
 fn conversations() -> Vec<(&'static str, Vec<Step>)> {
     let select = |name: &str| b().parse(name, "SELECT $1::int + 1 AS x");
     vec![
@@ -466,6 +484,17 @@ fn conversations() -> Vec<(&'static str, Vec<Step>)> {
                 q("SELECT repeat('x', 3000000)"),
                 b().parse("", "SELECT length($1::text)")
                     .bind("", "", &["y".repeat(4_000_000).as_str()])
+                    .execute("", 0)
+                    .sync()
+                    .all(1),
+            ],
+        ),
+        (
+            "more parameters than a signed count holds",
+            vec![
+                b().data(b'P', &parse_with_types("many", "SELECT $40000 + 1", 40_000))
+                    .describe(b'S', "many")
+                    .data(b'B', &bind_of_ones("many", 40_000))
                     .execute("", 0)
                     .sync()
                     .all(1),

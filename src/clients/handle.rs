@@ -126,6 +126,9 @@ enum Link {
     Server(CancelTarget),
 }
 
+/// A client that is idle at so many sweeps in a row rests: its session gives back what it takes to run batches.
+const SWEEPS_TO_REST: u8 = 10;
+
 /// A client's handle.
 #[derive(Debug)]
 pub struct ClientHandle {
@@ -145,6 +148,8 @@ pub struct ClientHandle {
     /// Milliseconds after login at which `deadline_order` is due; 0 is never.
     deadline_ms: AtomicU64,
     deadline_order: AtomicU8,
+    /// Sweeps since it was last seen at work, up to one more than [`SWEEPS_TO_REST`].
+    quiet: AtomicU8,
     /// Prepared statements it holds.
     pub prepared_statements: AtomicU32,
     pin: Mutex<Option<Box<Pin>>>,
@@ -165,6 +170,7 @@ impl ClientHandle {
             link: Mutex::new(Link::None),
             deadline_ms: AtomicU64::new(0),
             deadline_order: AtomicU8::new(0),
+            quiet: AtomicU8::new(0),
             prepared_statements: AtomicU32::new(0),
             pin: Mutex::new(None),
         }
@@ -200,6 +206,25 @@ impl ClientHandle {
         if activity != Activity::Idle {
             let micros = now.saturating_duration_since(self.epoch).as_micros();
             self.since_micros.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.quiet.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it has been idle for about a second.
+    #[inline]
+    pub fn rests(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed) >= SWEEPS_TO_REST
+    }
+
+    /// Counts a sweep, and wakes a session that may rest from now on.
+    fn count_quiet(&self) {
+        let quiet = self.quiet.load(Ordering::Relaxed);
+        if quiet <= SWEEPS_TO_REST && self.activity() == Activity::Idle {
+            // A session that begins to work meanwhile rests a little early: no harm.
+            self.quiet.store(quiet + 1, Ordering::Relaxed);
+            if quiet + 1 == SWEEPS_TO_REST {
+                self.waker.wake();
+            }
         }
     }
 
@@ -306,8 +331,9 @@ impl ClientHandle {
         }
     }
 
-    /// Gives the order whose deadline has passed; the sweeper calls it.
+    /// Gives the order whose deadline has passed, and notices who rests; the sweeper calls it.
     pub fn sweep(&self, now: Instant) {
+        self.count_quiet();
         let due = self.deadline_ms.load(Ordering::Acquire);
         if due == 0 {
             return;
@@ -374,6 +400,23 @@ pub(super) mod tests {
         handle.clear_order(Order::QueryTimeout);
         handle.sweep(now + std::time::Duration::from_secs(2));
         assert_eq!(handle.pending_order(None), Order::None);
+    }
+
+    #[test]
+    fn a_client_rests_after_a_second_of_silence() {
+        let handle = handle();
+        let now = Instant::now();
+        let sweep = |times: u8| (0..times).for_each(|_| handle.sweep(now));
+        handle.set_activity(Activity::Active, now);
+        sweep(100);
+        assert!(!handle.rests());
+        handle.set_activity(Activity::Idle, now);
+        sweep(SWEEPS_TO_REST - 1);
+        assert!(!handle.rests());
+        sweep(100);
+        assert!(handle.rests());
+        handle.set_activity(Activity::Active, now);
+        assert!(!handle.rests());
     }
 
     #[test]

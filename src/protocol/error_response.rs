@@ -46,12 +46,21 @@ pub struct ErrorResponse {
     pub detail: Option<Cow<'static, str>>,
     /// Hint: whole sentences.
     pub hint: Option<Cow<'static, str>>,
+    /// What was being done, in a server's words.
+    pub context: Option<Cow<'static, str>>,
 }
 
 impl ErrorResponse {
     /// An ERROR.
     pub fn error(code: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { severity: Severity::Error, code, message: message.into(), detail: None, hint: None }
+        Self {
+            severity: Severity::Error,
+            code,
+            message: message.into(),
+            detail: None,
+            hint: None,
+            context: None,
+        }
     }
 
     /// A FATAL: the connection ends after it.
@@ -70,6 +79,13 @@ impl ErrorResponse {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the context.
+    #[must_use]
+    pub fn context(mut self, context: impl Into<Cow<'static, str>>) -> Self {
+        self.context = Some(context.into());
         self
     }
 
@@ -100,6 +116,9 @@ impl ErrorResponse {
             }
             if let Some(hint) = &self.hint {
                 field(b'H', hint);
+            }
+            if let Some(context) = &self.context {
+                field(b'W', context);
             }
             b.put_u8(0);
         });
@@ -134,6 +153,8 @@ pub struct ErrorFields<'a> {
     pub detail: &'a [u8],
     /// Hint.
     pub hint: &'a [u8],
+    /// What was being done.
+    pub context: &'a [u8],
 }
 
 impl<'a> ErrorFields<'a> {
@@ -153,6 +174,7 @@ impl<'a> ErrorFields<'a> {
                 b'M' => fields.message = value,
                 b'D' => fields.detail = value,
                 b'H' => fields.hint = value,
+                b'W' => fields.context = value,
                 _ => {}
             }
         }

@@ -36,8 +36,7 @@ impl<'a> Parse<'a> {
         let name = reader.cstr()?;
         let sql = reader.cstr()?;
         let types = reader.rest();
-        let count = reader.i16()?;
-        let count = usize::try_from(count).map_err(|_| Malformed("invalid message format"))?;
+        let count = usize::from(reader.u16()?);
         reader.bytes(count * 4)?;
         if !reader.is_empty() {
             return Err(Malformed("invalid message format"));

@@ -1,6 +1,7 @@
 //! ParameterStatus: settings a server reports, and the set of them a client has been told.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::reader::{Malformed, Reader};
 
@@ -13,9 +14,9 @@ pub fn parse(body: &[u8]) -> Result<(&str, &str), Malformed> {
     Ok((reader.str()?, reader.str()?))
 }
 
-/// Settings as reported, by name.
+/// Settings as reported, by name. Clones share them until one changes: thousands of clients are told the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parameters(BTreeMap<String, String>);
+pub struct Parameters(Arc<BTreeMap<String, String>>);
 
 impl Parameters {
     /// Remembers a report; true when it changed something.
@@ -23,7 +24,7 @@ impl Parameters {
         if self.0.get(name).is_some_and(|old| old == value) {
             return false;
         }
-        self.0.insert(name.to_owned(), value.to_owned());
+        Arc::make_mut(&mut self.0).insert(name.to_owned(), value.to_owned());
         true
     }
 

@@ -43,6 +43,11 @@ impl<'a> Reader<'a> {
         Ok(i16::from_be_bytes(*bytes))
     }
 
+    /// A 16-bit integer that is a count: PostgreSQL counts up to 65,535.
+    pub fn u16(&mut self) -> Result<u16, Malformed> {
+        self.i16().map(i16::cast_unsigned)
+    }
+
     /// A 32-bit integer.
     pub fn i32(&mut self) -> Result<i32, Malformed> {
         let (bytes, rest) = self.rest.split_first_chunk::<4>().ok_or(Malformed("int32 expected"))?;

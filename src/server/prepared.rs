@@ -227,11 +227,16 @@ impl PreparedSet {
     #[inline]
     pub fn drop_tainted(&mut self) {
         for id in std::mem::take(&mut self.tainted) {
-            let definition = self.remove(id);
-            self.doomed.extend(definition);
-            // They are still there: the next batch must close them before it prepares any of them again.
-            self.grew = true;
+            if let Some(definition) = self.remove(id) {
+                self.doom(definition);
+            }
         }
+    }
+
+    /// It is of no use, but still there: the next batch must close it before it is prepared again.
+    pub fn doom(&mut self, definition: Arc<Definition>) {
+        self.doomed.push(definition);
+        self.grew = true;
     }
 
     /// Records that the server has it (or will, once the Parse before it is done).

@@ -16,7 +16,7 @@ use crate::catalog::Resolved;
 use crate::pool::{Facts, ServerLease};
 use crate::protocol::extended::{self, Bind, Parse, Target as Named};
 use crate::protocol::{
-    ErrorResponse, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
+    ErrorResponse, FrameError, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
 };
 use crate::route::Work;
 use crate::server::{Definition, decoy_name, is_server_name};
@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) only_asks: bool,
     /// Nothing in it needs a server.
     pub(super) is_local: bool,
+    /// A message in it makes no sense.
+    pub(super) is_malformed: bool,
     pub(super) set: Option<SetCommand>,
     pub(super) deallocates_all: bool,
     /// It may begin a transaction that stays open, as far as the text tells.
@@ -137,6 +139,7 @@ impl Default for Plan {
             definitions: SmallVec::new(),
             only_asks: true,
             is_local: true,
+            is_malformed: false,
             set: None,
             deallocates_all: false,
             may_begin: false,
@@ -262,6 +265,7 @@ impl Plan {
     fn add_malformed(&mut self) {
         self.work.effect = Effect::Write;
         self.writes_anything = true;
+        self.is_malformed = true;
         self.is_local = false;
         self.only_asks = false;
     }
@@ -469,7 +473,8 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
                     return Ok(plan);
                 }
                 if tag == FrontendTag::EXECUTE && !told.is_empty() {
-                    let portal = Reader::new(body).cstr()?;
+                    // One without a portal's name fails on the server.
+                    let portal = Reader::new(body).cstr().unwrap_or_default();
                     told.iter_mut()
                         .filter(|told| told.portal == portal)
                         .for_each(|told| told.executed = true);
@@ -545,21 +550,29 @@ impl ClientSession {
 
     /// After an error: everything up to the Sync is skipped, as the server does.
     pub(super) async fn skip(&mut self, batch: Batch) -> Result<(), SessionError> {
-        self.consume(batch);
         if batch.end != BatchEnd::Sync {
+            self.consume(batch);
             return Ok(());
         }
+        let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
+        let sync = Batch { end: BatchEnd::Sync, len: last_message_len(bytes)? };
+        self.consume(Batch { end: BatchEnd::Partial, len: batch.len - sync.len });
         self.exchange.skipping = false;
         match self.lease.take() {
             None => {
                 self.awaiting_sync = false;
+                if sync.len > frame::HEADER_LEN {
+                    // The skipping ends before the Sync is read: what is wrong with it is an error of its own.
+                    return Box::pin(self.run_batch(sync)).await;
+                }
+                self.consume(sync);
                 let status = self.spread().map_or(TransactionStatus::Idle, Spread::status);
                 backend::ready_for_query(&mut self.wire.outbox, status);
                 Ok(())
             }
             Some(mut lease) => {
                 // The server skips, too, and is told where to stop.
-                frontend::sync(&mut lease.wire.outbox);
+                lease.wire.outbox.extend_from_slice(&self.wire.inbox.split_to(sync.len));
                 self.exchange.push(Expect::Sync);
                 self.exchange_with(lease).await
             }
@@ -585,9 +598,9 @@ impl ClientSession {
             self.materialize(lease, &plan.named_in_sql, plan.deallocated.as_deref());
         }
         if batch.end == BatchEnd::Query && plan.resets.is_empty() && is_one_query(batch, &self.wire.inbox) {
-            let undo = self.statements.set(b"", None);
-            self.exchange.push(Expect::Query(undo));
-            lease.unnamed = None;
+            let body = self.wire.inbox.get(frame::HEADER_LEN..batch.len).unwrap_or_default();
+            let is_read = self.is_read(body);
+            self.expect_query(lease, is_read);
             self.send_as_is(lease, batch.len);
             return Ok(());
         }
@@ -599,6 +612,25 @@ impl ClientSession {
         self.wire.inbox = inbox;
         self.restore_startup(lease, batch, &resets);
         result
+    }
+
+    /// A Query drops the unnamed statement as soon as it `is_read`.
+    fn expect_query(&mut self, lease: &mut ServerLease, is_read: bool) {
+        lease.unnamed = None;
+        let undo = if is_read { self.statements.set(b"", None) } else { Undo::Nothing };
+        self.exchange.push(Expect::Query(undo));
+    }
+
+    /// Whether a server can read the text of this Query. Looked at only where it makes a difference.
+    fn is_read(&self, body: &[u8]) -> bool {
+        self.statements.find(b"").is_none()
+            || frontend::query_text(body).is_ok_and(|text| self.is_readable(text))
+    }
+
+    /// Whether a server can make characters of this text. In other encodings than UTF-8 only the server knows, and
+    /// nearly all texts are readable.
+    pub(super) fn is_readable(&self, text: &[u8]) -> bool {
+        !self.speaks_utf8() || std::str::from_utf8(text).is_ok()
     }
 
     /// The first `len` bytes of the inbox go to the server untouched: without a copy, unless something
@@ -655,14 +687,15 @@ impl ClientSession {
                     Err(_) => self.build_malformed(lease, whole),
                 },
                 FrontendTag::FLUSH if !body.is_empty() => self.build_malformed(lease, whole),
+                FrontendTag::QUERY => {
+                    lease.wire.outbox.extend_from_slice(whole);
+                    let is_read = self.is_read(body);
+                    self.expect_query(lease, is_read);
+                }
                 tag => {
                     let expect = match tag {
                         FrontendTag::EXECUTE => Expect::Execute,
                         FrontendTag::SYNC => Expect::Sync,
-                        FrontendTag::QUERY => {
-                            lease.unnamed = None;
-                            Expect::Query(self.statements.set(b"", None))
-                        }
                         FrontendTag::FUNCTION_CALL => Expect::FunctionCall,
                         // Flush: ours or theirs is added below.
                         _ => continue,
@@ -799,12 +832,12 @@ impl ClientSession {
 
     /// Closes a statement that was prepared before the catalog changed: its plan may be stale, and whoever has
     /// prepared it since must not hear of that.
-    fn close_older(&mut self, lease: &mut ServerLease, definition: &Definition) -> bool {
+    fn close_older(&mut self, lease: &mut ServerLease, definition: &Arc<Definition>) -> bool {
         if !lease.prepared.is_older(definition.id, self.catalog_epoch) {
             return false;
         }
         extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
-        self.exchange.push(Expect::OwnClose);
+        self.exchange.push(Expect::OwnClose(Arc::clone(definition)));
         true
     }
 
@@ -950,9 +983,26 @@ impl ClientSession {
         let now = lease.prepared.clock();
         for definition in lease.prepared.evict(count, bytes, now) {
             extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
-            self.exchange.push(Expect::OwnClose);
+            self.exchange.push(Expect::OwnClose(definition));
         }
     }
+}
+
+/// The length of the last of these messages.
+fn last_message_len(bytes: &[u8]) -> Result<usize, FrameError> {
+    let mut len = 0;
+    let mut rest = bytes;
+    while let Some((header, _, tail)) = frame::split(rest, usize::MAX)? {
+        len = header.total_len;
+        rest = tail;
+    }
+    Ok(len)
+}
+
+/// Whether the one message of the batch is plain ASCII. What is not, also in a comment, may make no sense in the
+/// client's encoding: only the server knows.
+pub(super) fn is_ascii(batch: Batch, inbox: &[u8]) -> bool {
+    inbox.get(frame::HEADER_LEN..batch.len).is_some_and(<[u8]>::is_ascii)
 }
 
 /// Whether the batch is one Query and nothing else.

@@ -16,7 +16,7 @@ use crate::protocol::{TransactionStatus, backend, frontend};
 use crate::route::Work;
 use crate::sql::{Effect, TransactionControl};
 
-use super::batch::{Batch, BatchEnd, Plan, is_one_query};
+use super::batch::{Batch, BatchEnd, Plan, is_ascii, is_one_query};
 use super::client::ClientSession;
 use super::error::SessionError;
 use super::exchange::Expect;
@@ -51,6 +51,9 @@ impl ClientSession {
     /// Answers a batch without a server, if it only begins a transaction, or ends one that has done nothing.
     pub(super) fn begin_or_end_locally(&mut self, batch: Batch, plan: &Plan) -> bool {
         if batch.end != BatchEnd::Query || self.awaiting_sync || !is_one_query(batch, &self.wire.inbox) {
+            return false;
+        }
+        if !is_ascii(batch, &self.wire.inbox) {
             return false;
         }
         match plan.control {

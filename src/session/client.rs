@@ -19,7 +19,7 @@ use crate::route::{Reason, Target};
 use crate::server::Settings;
 use crate::sql::{Fingerprint, LexOptions, SessionEffects, SetCommand};
 
-use super::batch::BatchEnd;
+use super::batch::{Batch, BatchEnd};
 use super::begin::Begun;
 use super::context::SessionContext;
 use super::error::SessionError;
@@ -37,6 +37,14 @@ use super::writes::Writes;
 
 /// How long a connection may take to become clean again after its client has left.
 const RESET_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why no batch runs.
+enum Pause {
+    /// The client has been silent for a while.
+    Rests,
+    /// It has said good-bye.
+    Leaves,
+}
 
 /// One client's session, logged in.
 pub(super) struct ClientSession {
@@ -154,10 +162,16 @@ impl ClientSession {
     /// # Cancel safety
     /// Dropped at any await, the session closes its server connection unless that is clean and idle.
     pub(super) async fn run(mut self: Box<Self>) {
+        let mut batch = None;
         let end = loop {
-            match self.step().await {
-                Ok(true) => {}
-                Ok(false) => break None,
+            // Boxed, and given back while the client rests: what it takes to run batches is more than all the rest.
+            match Box::pin(self.serve(batch.take())).await {
+                Ok(Pause::Rests) => {}
+                Ok(Pause::Leaves) => break None,
+                Err(error) => break Some(error),
+            }
+            match self.next_batch().await {
+                Ok(next) => batch = Some(next),
                 Err(error) => break Some(error),
             }
         };
@@ -165,15 +179,37 @@ impl ClientSession {
         Box::pin(self.close(end)).await;
     }
 
-    /// One batch; false when the client has said good-bye.
-    async fn step(&mut self) -> Result<bool, SessionError> {
+    /// Runs batches, the first of them if it is there, until the client rests or leaves.
+    async fn serve(&mut self, mut first: Option<Batch>) -> Result<Pause, SessionError> {
+        loop {
+            let batch = match first.take() {
+                Some(batch) => batch,
+                None => {
+                    self.become_idle();
+                    match self.next_batch_or_rest().await? {
+                        Some(batch) => batch,
+                        None => return Ok(Pause::Rests),
+                    }
+                }
+            };
+            if !self.run_one(batch).await? {
+                return Ok(Pause::Leaves);
+            }
+        }
+    }
+
+    /// What is to be done between two batches.
+    fn become_idle(&mut self) {
         if self.lease.is_none() && !self.writes.is_empty() {
             // Marked, and then not sent after all.
             self.writes.acknowledged(&self.database.cluster);
         }
         self.refresh_topology();
         self.arm_idle();
-        let batch = self.next_batch().await?;
+    }
+
+    /// False when the client has said good-bye.
+    async fn run_one(&mut self, batch: Batch) -> Result<bool, SessionError> {
         self.handle().clear_deadline();
         match batch.end {
             BatchEnd::Terminate => return Ok(false),
@@ -266,7 +302,7 @@ impl ClientSession {
     }
 
     /// Answers a batch with an error of ours, where no server has seen it.
-    pub(super) fn refuse(&mut self, batch: super::batch::Batch, response: &ErrorResponse) {
+    pub(super) fn refuse(&mut self, batch: Batch, response: &ErrorResponse) {
         response.write(&mut self.wire.outbox);
         match batch.end {
             BatchEnd::Query | BatchEnd::Sync | BatchEnd::FunctionCall => {

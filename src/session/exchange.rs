@@ -76,8 +76,8 @@ pub(super) enum Expect {
     Bind(Name),
     /// CloseComplete of a portal, or of a statement under the client's own name.
     Close(Undo),
-    /// CloseComplete of a statement that we evict: swallowed.
-    OwnClose,
+    /// CloseComplete of a statement that is of no use any more: swallowed.
+    OwnClose(Arc<Definition>),
     /// CloseComplete of the unnamed statement of somebody else: swallowed.
     OwnDrop,
     /// CloseComplete that we give ourselves: the statement stays on the server for others.
@@ -186,6 +186,8 @@ pub(super) struct Exchange {
     pub(super) wants_probe: bool,
     /// One of them was.
     pub(super) answered_sync: bool,
+    /// The type of a message of the client's that does not belong into the COPY, which was given up over it.
+    pub(super) stray: Option<u8>,
 }
 
 impl Exchange {
@@ -325,7 +327,7 @@ impl Exchange {
             Expect::ParseByName { .. } => expect_only(tag, T::PARSE_COMPLETE),
             Expect::Bind(_) => expect_only(tag, T::BIND_COMPLETE),
             Expect::Close(_) => expect_only(tag, T::CLOSE_COMPLETE),
-            Expect::OwnClose | Expect::OwnDrop => match tag {
+            Expect::OwnClose(_) | Expect::OwnDrop => match tag {
                 T::CLOSE_COMPLETE => (Verdict::Drop, true),
                 _ => (Verdict::Unexpected, false),
             },

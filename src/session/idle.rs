@@ -25,6 +25,16 @@ impl ClientSession {
         poll_fn(|cx| self.poll_next_batch(cx)).await
     }
 
+    /// The same, for a client that may rest: `None` when it has been silent for a while.
+    pub(super) async fn next_batch_or_rest(&mut self) -> Result<Option<Batch>, SessionError> {
+        poll_fn(|cx| match self.poll_next_batch(cx) {
+            Poll::Pending if self.handle().rests() => Poll::Ready(Ok(None)),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(batch) => Poll::Ready(batch.map(Some)),
+        })
+        .await
+    }
+
     fn poll_next_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Batch, SessionError>> {
         loop {
             if let Some(batch) = self.scan()? {

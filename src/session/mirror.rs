@@ -117,7 +117,7 @@ pub(super) fn divided(
 /// The declared types of these parameters, as in Parse.
 fn chosen_types(types: &[u8], parameters: &[u32]) -> Option<Vec<u8>> {
     let mut reader = Reader::new(types);
-    let declared: Vec<i32> = (0..reader.i16().ok()?).map(|_| reader.i32().unwrap_or(0)).collect();
+    let declared: Vec<i32> = (0..reader.u16().ok()?).map(|_| reader.i32().unwrap_or(0)).collect();
     let mut out = u16::try_from(parameters.len()).ok()?.to_be_bytes().to_vec();
     for parameter in parameters {
         let at = usize::try_from(*parameter).ok()?.checked_sub(1)?;
@@ -130,9 +130,9 @@ fn chosen_types(types: &[u8], parameters: &[u32]) -> Option<Vec<u8>> {
 fn chosen_values(rest: &[u8], part: &SplitPart) -> Option<Vec<u8>> {
     let parameters = &part.parameters;
     let mut reader = Reader::new(rest);
-    let formats: Vec<i16> = (0..reader.i16().ok()?).map(|_| reader.i16()).collect::<Result<_, _>>().ok()?;
+    let formats: Vec<i16> = (0..reader.u16().ok()?).map(|_| reader.i16()).collect::<Result<_, _>>().ok()?;
     let mut values = Vec::new();
-    for _ in 0..reader.i16().ok()? {
+    for _ in 0..reader.u16().ok()? {
         let len = reader.i32().ok()?;
         let bytes = match usize::try_from(len) {
             Ok(len) => Some(reader.bytes(len).ok()?),
@@ -317,7 +317,7 @@ impl Mirror {
     /// The client's statements after the batch.
     pub(super) fn define(&self, statements: &mut ClientStatements) {
         if self.clears {
-            statements.clear();
+            statements.clear_named();
         }
         for (name, definition) in &self.defines {
             statements.set(name, definition.clone());

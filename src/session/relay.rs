@@ -21,7 +21,8 @@ use crate::net::Wire;
 use crate::pool::{Facts, ServerLease};
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
 use crate::protocol::{
-    BackendTag, ErrorFields, FrontendTag, TransactionStatus, backend, frame, frontend, parameters, raw_error,
+    BackendTag, ErrorFields, ErrorResponse, FrontendTag, SqlState, TransactionStatus, backend, frame,
+    frontend, parameters, raw_error,
 };
 use crate::route::{Reason, Target};
 use crate::server::{row_shape, send_cancel};
@@ -36,11 +37,21 @@ use super::heal::Replay;
 use super::settings::is_portable;
 use super::sharded::Placed;
 
+/// What a client may send while the server waits for COPY data.
+const MEANS_SOMETHING_IN_COPY: [FrontendTag; 5] = [
+    FrontendTag::COPY_DATA,
+    FrontendTag::COPY_DONE,
+    FrontendTag::COPY_FAIL,
+    FrontendTag::FLUSH,
+    FrontendTag::SYNC,
+];
 /// A search path that nobody knows.
 static ANYWHERE: LazyLock<SearchPath> = LazyLock::new(SearchPath::unknown);
 
 /// With more than this waiting for a side, no more is read from the other.
 const HIGH_WATER_BYTES: usize = 256 * 1024;
+/// Why a COPY is given up into which the client has sent something else. Our own words are found again in the error.
+const STRAY: &str = "pgweir: unexpected message";
 /// How much is read ahead from a client while its query runs.
 const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -496,6 +507,9 @@ impl ClientSession {
             }
         }
         run.spill(&inbox, &mut self.wire.outbox);
+        if result.is_err() {
+            self.wire.outbox.extend_from_slice(&self.exchange.injected.split());
+        }
         inbox.advance(run.at);
         if !inbox.is_empty() || !self.is_answered() {
             lease.wire.inbox = inbox;
@@ -568,7 +582,7 @@ impl ClientSession {
             _ => {}
         }
         if tag == BackendTag::ERROR_RESPONSE
-            && let Some(error) = self.spares(tag, body)
+            && let Some(error) = self.spares(tag, body).or_else(|| self.ends_over_stray(body))
         {
             return Err(error);
         }
@@ -721,7 +735,8 @@ impl ClientSession {
                         None => lease.unnamed = None,
                     }
                     let unnamed = matches!(&undo, Undo::Client { name, .. } if name.is_empty());
-                    if visible && unnamed && place == 0 {
+                    let is_read = || self.statements.find(b"").is_none_or(|d| self.is_readable(&d.sql));
+                    if visible && unnamed && place == 0 && is_read() {
                         // The one that fails has dropped its predecessor before.
                         self.statements.set(b"", None);
                     } else {
@@ -743,8 +758,7 @@ impl ClientSession {
                 }
                 Expect::OwnParse(name) => lease.client_names.retain(|known| *known != name),
                 Expect::Decoy => lease.prepared.has_decoy = false,
-                // It was to be closed and was not: it is still there, under a name nobody uses any more.
-                Expect::OwnClose => lease.mark_broken(),
+                Expect::OwnClose(definition) => lease.prepared.doom(definition),
                 _ => {}
             }
         }
@@ -811,6 +825,10 @@ impl ClientSession {
             let Some(header) = frame::peek(rest, limit)? else { break };
             match FrontendTag(header.tag) {
                 FrontendTag::COPY_DATA => self.pass_to_server = header.total_len,
+                FrontendTag(tag) if !MEANS_SOMETHING_IN_COPY.contains(&FrontendTag(tag)) => {
+                    self.exchange.copy_in = false;
+                    self.exchange.stray = Some(tag);
+                }
                 _ if rest.len() < header.total_len => break,
                 FrontendTag::COPY_DONE | FrontendTag::COPY_FAIL => {
                     self.pass_to_server = header.total_len;
@@ -819,14 +837,9 @@ impl ClientSession {
                 }
                 // Ignored by the server during COPY, so that clients may always send them.
                 FrontendTag::FLUSH => self.pass_to_server = header.total_len,
-                FrontendTag::SYNC => {
-                    self.pass_to_server = header.total_len;
-                    self.exchange.copy_syncs += 1;
-                }
-                // The server ends the connection over it, in its own words.
                 _ => {
                     self.pass_to_server = header.total_len;
-                    self.exchange.copy_in = false;
+                    self.exchange.copy_syncs += 1;
                 }
             }
         }
@@ -834,7 +847,36 @@ impl ClientSession {
         if flush {
             self.finish_extended_copy(lease);
         }
-        Ok(at > 0)
+        let strays = self.exchange.stray.is_some();
+        if strays {
+            self.give_up_copy(lease);
+        }
+        Ok(at > 0 || strays)
+    }
+
+    /// The client has sent into a COPY what does not belong there, and PostgreSQL would end the connection over it;
+    /// unless the COPY has failed already: then it is the next request. The server is asked by giving the COPY up, so
+    /// that it gets that request never as what it is not.
+    fn give_up_copy(&mut self, lease: &mut ServerLease) {
+        let bytes = self.wire.inbox.split_to(self.send_from_inbox);
+        self.send_from_inbox = 0;
+        lease.wire.outbox.extend_from_slice(&bytes);
+        frontend::copy_fail(&mut lease.wire.outbox, STRAY);
+    }
+
+    /// The end of the connection over such a message, in PostgreSQL's words; `None` if the COPY had failed before.
+    fn ends_over_stray(&mut self, body: &[u8]) -> Option<SessionError> {
+        let stray = self.exchange.stray.take()?;
+        let fields = ErrorFields::read(body);
+        if !fields.message_lossy().contains(STRAY) {
+            return None;
+        }
+        let message = format!("unexpected message type 0x{stray:02X} during COPY from stdin");
+        ErrorResponse::error(SqlState::PROTOCOL_VIOLATION, message)
+            .context(String::from_utf8_lossy(fields.context).into_owned())
+            .write(&mut self.exchange.injected);
+        let lost = "terminating connection because protocol synchronization was lost";
+        Some(SessionError::Protocol(lost.to_owned()))
     }
 
     /// A COPY has failed among data in which there were Syncs. Those in front of the error were part of the COPY

@@ -15,7 +15,7 @@ use crate::protocol::{ErrorFields, ErrorResponse, SqlState, TransactionStatus, b
 use crate::server::{QueryError, Settings};
 use crate::sql::{SessionEffects, SetForm};
 
-use super::batch::{Batch, Plan};
+use super::batch::{Batch, Plan, is_ascii};
 use super::client::ClientSession;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect};
@@ -171,6 +171,7 @@ impl ClientSession {
             && !self.settings_refused
             && set.value.as_deref().is_some_and(|value| self.settings.value(name) == Some(value))
             && (name.contains('.') || SELF_EVIDENT.contains(&name))
+            && is_ascii(batch, &self.wire.inbox)
     }
 
     /// Answers such a batch.

@@ -320,7 +320,7 @@ impl Parameters for Bound<'_> {
     fn declared(&self, number: u32) -> u32 {
         let find = || {
             let mut reader = Reader::new(self.types);
-            let count = u32::try_from(reader.i16().ok()?).ok()?;
+            let count = u32::from(reader.u16().ok()?);
             let skipped = number.checked_sub(1).filter(|skipped| *skipped < count)?;
             for _ in 0..skipped {
                 reader.i32().ok()?;
@@ -333,7 +333,7 @@ impl Parameters for Bound<'_> {
     fn value(&self, number: u32) -> Option<ParameterValue<'_>> {
         let mut reader = Reader::new(self.rest);
         let place = usize::try_from(number).ok()?.checked_sub(1)?;
-        let formats = usize::try_from(reader.i16().ok()?).ok()?;
+        let formats = usize::from(reader.u16().ok()?);
         let mut format = 0;
         for at in 0..formats {
             let here = reader.i16().ok()?;
@@ -341,7 +341,7 @@ impl Parameters for Bound<'_> {
                 format = here;
             }
         }
-        let values = usize::try_from(reader.i16().ok()?).ok()?;
+        let values = usize::from(reader.u16().ok()?);
         if place >= values {
             return None;
         }
@@ -913,8 +913,8 @@ fn runs_alone(text: &[u8]) -> bool {
 /// Whether a Bind gives no parameter a value.
 fn has_no_values(rest: &[u8]) -> bool {
     let mut reader = Reader::new(rest);
-    let formats = reader.i16().unwrap_or(0);
-    (0..formats).all(|_| reader.i16().is_ok()) && reader.i16() == Ok(0)
+    let formats = reader.u16().unwrap_or(0);
+    (0..formats).all(|_| reader.i16().is_ok()) && reader.u16() == Ok(0)
 }
 
 #[cfg(test)]
@@ -974,5 +974,9 @@ mod tests {
         assert_eq!(bound.value(3), None);
         let one = Bound { types: b"\0\0", rest: b"\0\x01\0\x01\0\x01\0\0\0\x01x\0\0", told: &told };
         assert_eq!(one.value(1), Some(ParameterValue::Binary(b"x")));
+        // More than a signed count holds.
+        let many = [&b"\0\0\x9c\x40"[..], &b"\0\0\0\x01x".repeat(40_000), b"\0\0"].concat();
+        let many = Bound { types: b"\0\0", rest: &many, told: &told };
+        assert_eq!(many.value(40_000), Some(ParameterValue::Text(b"x")));
     }
 }

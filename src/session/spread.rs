@@ -154,6 +154,10 @@ impl ClientSession {
             _ => Vec::new(),
         };
         let outcome = match end {
+            _ if plan.is_malformed => {
+                let error = ErrorResponse::error(SqlState::PROTOCOL_VIOLATION, "invalid message format");
+                fail(&mut spread, 0, &error).await?
+            }
             Some(end) if facts.statements == 1 && facts.count == 1 => {
                 return self.end_spread(batch, spread, &mirror, end).await;
             }

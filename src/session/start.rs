@@ -182,3 +182,21 @@ async fn cancel(context: &SessionContext, request: &CancelRequest) {
 pub(super) fn is_draining(context: &SessionContext) -> bool {
     context.draining.load(Ordering::Acquire)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::client::ClientSession;
+
+    /// What a task has that `serve`s.
+    fn size_of_task<F: Future>(_: fn(Arc<SessionContext>, Socket, Peer) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn idle_clients_wait_in_little_room() {
+        let (task, session) = (size_of_task(serve), size_of::<ClientSession>());
+        assert!(task <= 512, "the task takes {task} bytes");
+        assert!(session <= 1400, "the session takes {session} bytes");
+    }
+}

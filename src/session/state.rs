@@ -111,7 +111,7 @@ impl ClientSession {
         if self.saw_error && !happened {
             return;
         }
-        self.statements.clear();
+        self.statements.clear_named();
         lease.prepared.clear();
         lease.client_names.clear();
         lease.unnamed = None;

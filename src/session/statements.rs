@@ -118,9 +118,10 @@ impl ClientStatements {
         self.bytes
     }
 
-    /// Forgets all: DISCARD ALL, DEALLOCATE ALL.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
+    /// Forgets what has a name: DISCARD ALL and DEALLOCATE ALL leave the unnamed one.
+    pub(super) fn clear_named(&mut self) {
+        self.named = HashMap::default();
+        self.bytes = 0;
     }
 }
 

@@ -220,7 +220,10 @@ impl Case {
         // A case keeps to some statements, so that they have to do with each other.
         let few = (0..4 + random.below(10)).map(|_| random.below(STATEMENTS.len())).collect();
         let breaks = random.percent(25);
-        let mut generator = Generator { random, few, breaks };
+        // From a generator of its own: what is made of older seeds stays.
+        let mut other = Random(!seed);
+        let strays = other.percent(10);
+        let mut generator = Generator { random, few, breaks, other, strays };
         let turns = (0..turns).map(|_| generator.turn(clients)).collect();
         Self { clients, turns }
     }
@@ -259,6 +262,8 @@ struct Generator {
     random: Random,
     few: Vec<usize>,
     breaks: bool,
+    other: Random,
+    strays: bool,
 }
 
 impl Generator {
@@ -274,6 +279,10 @@ impl Generator {
         }
         if self.breaks && self.random.percent(30) {
             self.break_one(&mut messages);
+        }
+        let copies = messages.iter().any(|(name, _)| name == "CopyData");
+        if self.strays && copies && self.other.percent(40) {
+            self.stray(&mut messages);
         }
         let cut = if self.random.percent(15) { 1 + self.random.below(60) } else { usize::MAX };
         Turn { client, messages, cut }
@@ -434,6 +443,20 @@ impl Generator {
         if self.random.percent(85) {
             out.push(("Sync".to_owned(), json!({})));
         }
+    }
+
+    /// Puts something among the data of a COPY that does not belong there, or is ignored there.
+    fn stray(&mut self, messages: &mut Vec<Said>) {
+        let at = 1 + self.other.below(messages.len());
+        let strays = [
+            ("Query", json!({"sql": "SELECT 'stray'"})),
+            ("Query", json!({"sql": "SET application_name = 'stray'"})),
+            ("Parse", json!({"sql": "SELECT 'stray'"})),
+            ("Sync", json!({})),
+            ("Flush", json!({})),
+        ];
+        let (name, value) = strays[self.other.below(strays.len())].clone();
+        messages.insert(at, (name.to_owned(), value));
     }
 
     /// Makes one message into what is none.

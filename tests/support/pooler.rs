@@ -1,6 +1,7 @@
 //! pgweir as its users run it: the built binary with a configuration file, on free ports.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -156,8 +157,13 @@ fn answers(port: u16) -> bool {
         && stream.read_exact(&mut answer).is_ok()
 }
 
-/// Two ports nobody listens on; both held until both are chosen.
+/// Two ports nobody listens on; both held until both are chosen. Below those that systems give to whoever asks for
+/// any: one of those could be somebody else's connection by the time it is used.
 fn free_ports() -> (u16, u16) {
-    let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [first, second] = [(); 2].map(|()| {
+        std::iter::repeat_with(|| 10_000 + (RandomState::new().build_hasher().finish() % 22_000) as u16)
+            .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+            .unwrap()
+    });
     (first.local_addr().unwrap().port(), second.local_addr().unwrap().port())
 }
