@@ -305,8 +305,27 @@ pub(super) struct Given<'a> {
     pub(super) facts: Option<Facts<'a>>,
     /// Bytes a message may have.
     pub(super) limit: usize,
-    /// What its Query is, where that was looked up already.
-    pub(super) analyzed: Option<&'a Arc<Statement>>,
+    /// What one of its texts is, where that was looked up already.
+    pub(super) analyzed: Option<&'a Analyzed>,
+}
+
+/// A text of a batch, and what it is.
+#[derive(Debug)]
+pub(super) struct Analyzed {
+    /// Where in the batch it lies.
+    place: Range<usize>,
+    statement: Arc<Statement>,
+}
+
+impl Analyzed {
+    pub(super) fn new(batch: &[u8], text: &[u8], statement: &Arc<Statement>) -> Self {
+        Self { place: offset_in(batch, text), statement: Arc::clone(statement) }
+    }
+
+    /// What `text` is, if it is this one.
+    fn find(&self, batch: &[u8], text: &[u8]) -> Option<Arc<Statement>> {
+        (self.place == offset_in(batch, text)).then(|| Arc::clone(&self.statement))
+    }
 }
 
 /// Finds out what the batch in `bytes` does.
@@ -329,7 +348,7 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
                     plan.add_malformed();
                     continue;
                 };
-                let known = analyzed.map(Arc::clone);
+                let known = analyzed.and_then(|analyzed| analyzed.find(bytes, text));
                 let statement = known.unwrap_or_else(|| context.statements.analyze(text, lex));
                 plan.add(&statement, text, lex, statements, facts);
                 plan.control = statement.control;
@@ -356,7 +375,8 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
                     plan.is_local = false;
                     continue;
                 }
-                let definition = define(&parse, context, lex, reading, epoch);
+                let known = analyzed.and_then(|analyzed| analyzed.find(bytes, parse.sql));
+                let definition = define(&parse, known, context, lex, reading, epoch);
                 if definition.statement.session.intersects(NAMES_STATEMENTS) {
                     // It cannot be described without the statements that it names.
                     let named = names_in(parse.sql, lex, |name| statements.find(name).is_some());
@@ -503,12 +523,13 @@ fn offset_in(whole: &[u8], part: &[u8]) -> Range<usize> {
 
 fn define(
     parse: &Parse<'_>,
+    known: Option<Arc<Statement>>,
     context: &SessionContext,
     lex: LexOptions,
     reading: &Reading,
     epoch: u64,
 ) -> Arc<Definition> {
-    let statement = context.statements.analyze_exact(parse.sql, lex);
+    let statement = known.unwrap_or_else(|| context.statements.analyze_exact(parse.sql, lex));
     let (settings, scope) = reading.of(parse.sql);
     // What names other statements means something else to each client.
     if parse.name.is_empty() || statement.session.intersects(NAMES_STATEMENTS) {
@@ -799,7 +820,7 @@ impl ClientSession {
         let own = lease.client_names.iter().any(|known| **known == *parse.name);
         if own || self.statements.find(parse.name).is_none() {
             // It is there under the client's own name, unless SQL deallocates it first.
-            let definition = define(parse, &self.context, self.lex, &self.reading, self.catalog_epoch);
+            let definition = define(parse, None, &self.context, self.lex, &self.reading, self.catalog_epoch);
             self.parse_by_own_name(lease, parse, definition);
             return;
         }

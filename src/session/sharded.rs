@@ -23,11 +23,11 @@ use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
-    Collected, CopyFrom, Destination, Effect, Fill, Hint, Kind, LexOptions, ParameterValue, Parameters,
-    Refusal, Scanner, SessionEffects, Split, Statement, TransactionControl, copy_from,
+    Collected, CopyFrom, Destination, Effect, Fill, Fingerprint, Hint, Kind, LexOptions, ParameterValue,
+    Parameters, Refusal, Scanner, SessionEffects, Split, Statement, TransactionControl, copy_from,
 };
 
-use super::batch::Batch;
+use super::batch::{Analyzed, Batch};
 use super::begin::Begun;
 use super::client::ClientSession;
 use super::error::SessionError;
@@ -54,7 +54,7 @@ pub(super) struct Sharded {
     /// What it leaves to defaults, in tables that are everywhere.
     pub(super) fills: Vec<Fill>,
     /// What its Query is.
-    pub(super) analyzed: Option<Arc<Statement>>,
+    pub(super) analyzed: Option<Analyzed>,
     /// The shard that its settings choose, and the settings that say so.
     wish: (Settings, Result<Option<ShardNumber>, Refusal>),
 }
@@ -377,8 +377,16 @@ struct Run<'a> {
     types: &'a [u8],
     /// Formats and values of its parameters.
     rest: &'a [u8],
-    /// The tokens of a simple query.
-    query: Option<&'a Collected>,
+    form: Form<'a>,
+}
+
+/// How it is run.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    /// By a simple query of these tokens.
+    Query(&'a Collected),
+    /// By a Bind; the fingerprint is that of the very text.
+    Bind(Fingerprint),
 }
 
 impl ClientSession {
@@ -641,9 +649,9 @@ impl ClientSession {
         let mut tokens = Collected::lent();
         let statement = self.context.statements.analyze_and_keep(text, self.lex, &mut tokens);
         if let Some(sharded) = self.sharded.as_deref_mut() {
-            sharded.analyzed = Some(Arc::clone(&statement));
+            sharded.analyzed = Some(Analyzed::new(batch, text, &statement));
         }
-        let run = Run { statement, text, types: b"\0\0", rest: b"\0\0\0\0", query: Some(&tokens) };
+        let run = Run { statement, text, types: b"\0\0", rest: b"\0\0\0\0", form: Form::Query(&tokens) };
         let place = self.place_one(batch, &run);
         tokens.give_back();
         place
@@ -651,8 +659,14 @@ impl ClientSession {
 
     fn place_bind(&mut self, batch: &[u8], fresh: &[Parse<'_>], bind: &Bind<'_>) -> Placement {
         if let Some(parse) = fresh.iter().find(|parse| parse.name == bind.statement) {
-            let statement = self.context.statements.analyze_exact(parse.sql, self.lex);
-            let run = Run { statement, text: parse.sql, types: parse.types, rest: bind.rest, query: None };
+            let statements = &self.context.statements;
+            let exact = statements.exact(parse.sql, self.lex);
+            let statement = statements.analyze_known(exact, parse.sql, self.lex);
+            if let Some(sharded) = self.sharded.as_deref_mut() {
+                sharded.analyzed = Some(Analyzed::new(batch, parse.sql, &statement));
+            }
+            let form = Form::Bind(exact);
+            let run = Run { statement, text: parse.sql, types: parse.types, rest: bind.rest, form };
             return self.place_one(batch, &run);
         }
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
@@ -660,9 +674,10 @@ impl ClientSession {
             return Placement::Any;
         };
         let Definition { sql, types, statement, .. } = &*definition;
+        let form = Form::Bind(self.context.statements.exact(sql, self.lex));
         self.place_one(
             batch,
-            &Run { statement: Arc::clone(statement), text: sql, types, rest: bind.rest, query: None },
+            &Run { statement: Arc::clone(statement), text: sql, types, rest: bind.rest, form },
         )
     }
 
@@ -723,15 +738,12 @@ impl ClientSession {
             sharded.facts.controls = true;
         }
         let bound = Bound { types: run.types, rest: run.rest, told: &self.told };
-        let destination = match run.query {
-            Some(tokens) => plan().destination_by(run.text, tokens, self.lex, set.schema(), &bound),
-            None => {
-                let exact = self.context.statements.exact(run.text, self.lex);
-                match &*set.by_parameters(exact, statement, run.text, self.lex) {
-                    Some(by_parameters) => by_parameters.destination(set.schema(), &bound),
-                    None => plan().destination(run.text, self.lex, set.schema(), &bound),
-                }
-            }
+        let destination = match run.form {
+            Form::Query(tokens) => plan().destination_by(run.text, tokens, self.lex, set.schema(), &bound),
+            Form::Bind(exact) => match &*set.by_parameters(exact, statement, run.text, self.lex) {
+                Some(by_parameters) => by_parameters.destination(set.schema(), &bound),
+                None => plan().destination(run.text, self.lex, set.schema(), &bound),
+            },
         };
         match destination {
             Ok(Destination::Any) => {
@@ -775,7 +787,9 @@ impl ClientSession {
                 let split = plan().split(run.text, self.lex, set.schema(), &bound)?;
                 split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)
             }
-            Err(Refusal::Construct(_)) if run.query.is_some() && chosen == Ok(None) && is_copy(run.text) => {
+            Err(Refusal::Construct(_))
+                if matches!(run.form, Form::Query(_)) && chosen == Ok(None) && is_copy(run.text) =>
+            {
                 let copy = copy_from(run.text, self.lex, set.schema())?;
                 if let Some(CopyFrom::Sharded(target)) = &copy
                     && let Some(wrong) = set.wrong_column(Some(&target.table))

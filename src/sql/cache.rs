@@ -129,7 +129,11 @@ impl StatementCache {
 
     /// The same for the text of a Parse message: found by its bytes, without lexing.
     pub fn analyze_exact(&self, sql: &[u8], options: LexOptions) -> Arc<Statement> {
-        let key = self.seeds.exact(sql, options);
+        self.analyze_known(self.seeds.exact(sql, options), sql, options)
+    }
+
+    /// The same, where `key` is what [`Self::exact`] says of the text.
+    pub fn analyze_known(&self, key: Fingerprint, sql: &[u8], options: LexOptions) -> Arc<Statement> {
         self.lookup(key).unwrap_or_else(|| {
             let statement = self.analyze(sql, options);
             self.insert(key, &statement);
