@@ -114,6 +114,25 @@ async fn nobody_misses_what_anybody_was_told_is_written() {
     app.stop().await;
 }
 
+/// WAL that a quiet primary keeps in memory (here a message, usually what pruning a page leaves) is no lag.
+#[tokio::test]
+async fn what_is_not_flushed_is_no_lag() {
+    let cluster = LocalCluster::start(&LocalClusterOptions::with_replicas(1)).unwrap();
+    let sections = support::sections(cluster.access(), "app");
+    let app = InProcess::start(&format!("routing: {{max_replica_lag: 500ms}}\n{sections}")).await;
+    app.settled("app").await;
+    let emit = "SELECT pg_logical_emit_message(false, 'test', 'x')";
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        cluster.access().psql(0, "postgres", emit).unwrap();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let entry = app.context.topology.load().database("app").unwrap();
+        let states: Vec<_> = entry.cluster.nodes().map(|node| node.state().as_str()).collect();
+        assert_eq!(states, ["up", "up"], "{:?}", entry.cluster.nodes().map(|n| n.lag()).collect::<Vec<_>>());
+    }
+    app.stop().await;
+}
+
 /// SQL on a connection for logical replication, which has a server connection of its own.
 #[tokio::test]
 async fn writes_of_logical_replication_clients_are_seen() {

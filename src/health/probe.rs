@@ -41,9 +41,12 @@ const LINEAGE_PERIOD_UNPROVEN: Duration = Duration::from_millis(100);
 /// A replica that has come back gets its whole share of the reads after this long.
 const RETURN_PERIOD: Duration = Duration::from_secs(8);
 
+/// What waits in a quiet primary's memory to be flushed, for many seconds if it is no commit, no replica can have: it
+/// counts for horizons (a commit need not be flushed to be acknowledged), not for lag.
 const PROBE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
 CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-ELSE pg_catalog.pg_current_wal_insert_lsn() END";
+ELSE pg_catalog.pg_current_wal_insert_lsn() END, \
+CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END";
 
 /// System identifier, and the timeline. The control file has the timeline of a standby as of some restartpoint,
 /// which is a lower bound; that of the WAL received is exact, but shown only to members of `pg_monitor`.
@@ -65,6 +68,8 @@ ELSE ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_
 struct Look {
     in_recovery: bool,
     position: Lsn,
+    /// Of a primary: what replicas can have.
+    flushed: Lsn,
     lineage: Lineage,
 }
 
@@ -229,7 +234,7 @@ impl Prober {
     /// Asks on this connection, and keeps it if that works.
     async fn ask(&mut self, mut connection: ServerConn) -> Result<Look, String> {
         let asked = Instant::now();
-        let (in_recovery, position) = ask(&mut connection).await?;
+        let (in_recovery, position, flushed) = ask(&mut connection).await?;
         self.node.note_latency(asked.elapsed());
         let lineage = match self.lineage {
             Some((then, lineage, at))
@@ -250,7 +255,7 @@ impl Prober {
             }
         };
         self.connection = Some(connection);
-        Ok(Look { in_recovery, position, lineage })
+        Ok(Look { in_recovery, position, flushed, lineage })
     }
 
     /// How long what it said of its timeline is good for. That of a primary does not change while it runs.
@@ -326,7 +331,7 @@ impl Prober {
             }
             self.grow_share(before.0, state, now);
         } else {
-            node.history.lock().record(now, look.position);
+            node.history.lock().record(now, look.flushed);
             node.set_lag(0, 0);
             node.set_share(SHARE_FULL);
             if node.horizon.newest_ticket() > 0 {
@@ -496,15 +501,19 @@ impl Prober {
     }
 }
 
-async fn ask(connection: &mut ServerConn) -> Result<(bool, Lsn), String> {
+/// Whether it is in recovery, its position, and what it has flushed.
+async fn ask(connection: &mut ServerConn) -> Result<(bool, Lsn, Lsn), String> {
     let rows = connection.simple_query(PROBE).await.map_err(|error| error.to_string())?;
     let row = rows.into_iter().next().unwrap_or_default();
     let mut fields = row.into_iter().map(Option::unwrap_or_default);
     let in_recovery = fields.next().unwrap_or_default() == "t";
-    let position = fields.next().unwrap_or_default();
-    // A standby that has replayed nothing yet has no position.
-    let position = if position.is_empty() { Ok(Lsn(0)) } else { position.parse() };
-    position.map(|position| (in_recovery, position)).map_err(|()| "unexpected answer to the probe".to_owned())
+    let mut position = || {
+        let field = fields.next().unwrap_or_default();
+        // A standby that has replayed nothing yet has no position.
+        let position = if field.is_empty() { Ok(Lsn(0)) } else { field.parse() };
+        position.map_err(|()| "unexpected answer to the probe".to_owned())
+    };
+    Ok((in_recovery, position()?, position()?))
 }
 
 async fn ask_lineage(connection: &mut ServerConn) -> Result<Lineage, String> {
