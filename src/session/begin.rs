@@ -50,10 +50,12 @@ impl Begun {
 impl ClientSession {
     /// Answers a batch without a server, if it only begins a transaction, or ends one that has done nothing.
     pub(super) fn begin_or_end_locally(&mut self, batch: Batch, plan: &Plan) -> bool {
-        if batch.end != BatchEnd::Query || self.awaiting_sync || !is_one_query(batch, &self.wire.inbox) {
-            return false;
-        }
-        if !is_ascii(batch, &self.wire.inbox) {
+        if plan.control.is_none()
+            || batch.end != BatchEnd::Query
+            || self.awaiting_sync
+            || !is_one_query(batch, &self.wire.inbox)
+            || !is_ascii(batch, &self.wire.inbox)
+        {
             return false;
         }
         match plan.control {
