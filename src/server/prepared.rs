@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use hashbrown::HashMap as FastMap;
 use parking_lot::Mutex;
 
-use crate::sql::Statement;
+use crate::sql::{Fingerprint, LexOptions, Statement};
 
 use super::settings::Settings;
 use super::simple::RowShape;
@@ -27,10 +27,31 @@ pub struct Definition {
     pub types: Box<[u8]>,
     /// What it means for routing.
     pub statement: Arc<Statement>,
+    /// How its literals are read: what a client sets later does not change that.
+    pub lex: LexOptions,
+    /// Fingerprint of the very text.
+    pub exact: Fingerprint,
     /// The client's settings that decide how its text is read.
     pub reading: Settings,
     /// Some server has parsed it: another client that prepares the same need not wait for one.
     pub is_valid: AtomicBool,
+}
+
+/// The text of a Parse, and what it means.
+#[derive(Clone, Copy, Debug)]
+pub struct Parsed<'a> {
+    /// See [`Definition::sql`].
+    pub sql: &'a [u8],
+    /// See [`Definition::types`].
+    pub types: &'a [u8],
+    /// See [`Definition::statement`].
+    pub statement: &'a Arc<Statement>,
+    /// See [`Definition::lex`].
+    pub lex: LexOptions,
+    /// See [`Definition::exact`].
+    pub exact: Fingerprint,
+    /// See [`Definition::reading`].
+    pub reading: &'a Settings,
 }
 
 /// What our names on servers begin with. Different in each process, so that a name that a client has from
@@ -99,23 +120,15 @@ impl Key {
 
 impl Definitions {
     /// The definition of this text and these types in `scope`: the same text may mean something else in
-    /// another one. `reading` are the settings that the scope tells apart. `epoch` is that of the catalog: a
+    /// another one, which tells the settings apart that decide how it is read. `epoch` is that of the catalog: a
     /// type made anew under the same name has another number.
-    pub fn intern(
-        &self,
-        sql: &[u8],
-        types: &[u8],
-        scope: &str,
-        epoch: u64,
-        reading: &Settings,
-        statement: &Arc<Statement>,
-    ) -> Arc<Definition> {
+    pub fn intern(&self, parsed: Parsed<'_>, scope: &str, epoch: u64) -> Arc<Definition> {
         let mut texts = self.by_text.lock();
-        let key = Key { sql: sql.into(), types: types.into(), scope: scope.into(), epoch };
+        let key = Key { sql: parsed.sql.into(), types: parsed.types.into(), scope: scope.into(), epoch };
         if let Some(found) = texts.map.get(&key).and_then(Weak::upgrade) {
             return found;
         }
-        let definition = self.unshared(sql, types, reading, statement);
+        let definition = self.unshared(parsed);
         texts.sweep_if_grown();
         let bytes = key.bytes();
         if texts.map.insert(key, Arc::downgrade(&definition)).is_none() {
@@ -126,13 +139,8 @@ impl Definitions {
 
     /// A definition that is not shared: for unnamed statements, which come and go, and for those whose literals
     /// mean what nobody else knows.
-    pub fn unshared(
-        &self,
-        sql: &[u8],
-        types: &[u8],
-        reading: &Settings,
-        statement: &Arc<Statement>,
-    ) -> Arc<Definition> {
+    pub fn unshared(&self, parsed: Parsed<'_>) -> Arc<Definition> {
+        let Parsed { sql, types, statement, lex, exact, reading } = parsed;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         Arc::new(Definition {
             id,
@@ -140,6 +148,8 @@ impl Definitions {
             sql: sql.into(),
             types: types.into(),
             statement: Arc::clone(statement),
+            lex,
+            exact,
             reading: reading.clone(),
             is_valid: AtomicBool::new(false),
         })
@@ -322,8 +332,17 @@ mod tests {
     use crate::sql::{LexOptions, StatementCache};
 
     fn definition(definitions: &Definitions, sql: &str) -> Arc<Definition> {
-        let statement = StatementCache::new(1 << 20).analyze(sql.as_bytes(), LexOptions::default());
-        definitions.intern(sql.as_bytes(), b"\0\0", "", 0, &Settings::none(), &statement)
+        let lex = LexOptions::default();
+        let cache = StatementCache::new(1 << 20);
+        let parsed = Parsed {
+            sql: sql.as_bytes(),
+            types: b"\0\0",
+            statement: &cache.analyze(sql.as_bytes(), lex),
+            lex,
+            exact: cache.exact(sql.as_bytes(), lex),
+            reading: &Settings::none(),
+        };
+        definitions.intern(parsed, "", 0)
     }
 
     #[test]

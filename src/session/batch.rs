@@ -19,7 +19,7 @@ use crate::protocol::{
     ErrorResponse, FrameError, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
 };
 use crate::route::Work;
-use crate::server::{Definition, decoy_name, is_server_name};
+use crate::server::{Definition, Parsed, decoy_name, is_server_name};
 use crate::sql::{
     Effect, Fingerprint, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set,
 };
@@ -315,16 +315,23 @@ pub(super) struct Analyzed {
     /// Where in the batch it lies.
     place: Range<usize>,
     statement: Arc<Statement>,
+    /// Fingerprint of the very text, of a Parse.
+    exact: Option<Fingerprint>,
 }
 
 impl Analyzed {
-    pub(super) fn new(batch: &[u8], text: &[u8], statement: &Arc<Statement>) -> Self {
-        Self { place: offset_in(batch, text), statement: Arc::clone(statement) }
+    pub(super) fn new(
+        batch: &[u8],
+        text: &[u8],
+        statement: &Arc<Statement>,
+        exact: Option<Fingerprint>,
+    ) -> Self {
+        Self { place: offset_in(batch, text), statement: Arc::clone(statement), exact }
     }
 
     /// What `text` is, if it is this one.
-    fn find(&self, batch: &[u8], text: &[u8]) -> Option<Arc<Statement>> {
-        (self.place == offset_in(batch, text)).then(|| Arc::clone(&self.statement))
+    fn find(&self, batch: &[u8], text: &[u8]) -> Option<(Arc<Statement>, Option<Fingerprint>)> {
+        (self.place == offset_in(batch, text)).then(|| (Arc::clone(&self.statement), self.exact))
     }
 }
 
@@ -349,7 +356,8 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
                     continue;
                 };
                 let known = analyzed.and_then(|analyzed| analyzed.find(bytes, text));
-                let statement = known.unwrap_or_else(|| context.statements.analyze(text, lex));
+                let statement =
+                    known.map_or_else(|| context.statements.analyze(text, lex), |(statement, _)| statement);
                 plan.add(&statement, text, lex, statements, facts);
                 plan.control = statement.control;
                 plan.is_lone_setting = statement.statement_count == 1
@@ -523,19 +531,22 @@ fn offset_in(whole: &[u8], part: &[u8]) -> Range<usize> {
 
 fn define(
     parse: &Parse<'_>,
-    known: Option<Arc<Statement>>,
+    known: Option<(Arc<Statement>, Option<Fingerprint>)>,
     context: &SessionContext,
     lex: LexOptions,
     reading: &Reading,
     epoch: u64,
 ) -> Arc<Definition> {
-    let statement = known.unwrap_or_else(|| context.statements.analyze_exact(parse.sql, lex));
+    let (known, exact) = known.unzip();
+    let exact = exact.flatten().unwrap_or_else(|| context.statements.exact(parse.sql, lex));
+    let statement = &known.unwrap_or_else(|| context.statements.analyze_known(exact, parse.sql, lex));
     let (settings, scope) = reading.of(parse.sql);
+    let parsed = Parsed { sql: parse.sql, types: parse.types, statement, lex, exact, reading: settings };
     // What names other statements means something else to each client.
     if parse.name.is_empty() || statement.session.intersects(NAMES_STATEMENTS) {
-        context.definitions.unshared(parse.sql, parse.types, settings, &statement)
+        context.definitions.unshared(parsed)
     } else {
-        context.definitions.intern(parse.sql, parse.types, scope, epoch, settings, &statement)
+        context.definitions.intern(parsed, scope, epoch)
     }
 }
 
@@ -757,8 +768,14 @@ impl ClientSession {
         };
         let definition = if self.reads_otherwise && !parse.name.is_empty() {
             // Under settings that nobody else knows: it is not for others.
-            let known = (&definition.reading, &definition.statement);
-            self.context.definitions.unshared(parse.sql, parse.types, known.0, known.1)
+            self.context.definitions.unshared(Parsed {
+                sql: parse.sql,
+                types: parse.types,
+                statement: &definition.statement,
+                lex: definition.lex,
+                exact: definition.exact,
+                reading: &definition.reading,
+            })
         } else {
             definition
         };

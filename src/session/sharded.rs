@@ -372,11 +372,13 @@ impl Parameters for Bound<'_> {
 
 /// A statement that a batch runs.
 struct Run<'a> {
-    statement: Arc<Statement>,
+    statement: &'a Statement,
     text: &'a [u8],
     types: &'a [u8],
     /// Formats and values of its parameters.
     rest: &'a [u8],
+    /// How the text is read.
+    lex: LexOptions,
     form: Form<'a>,
 }
 
@@ -469,7 +471,6 @@ impl ClientSession {
         };
         let failed = self.lease.as_ref().is_some_and(|lease| lease.status == TransactionStatus::Failed);
         let saw_error = self.saw_error;
-        let begun = self.begun.clone();
         let Some(sharded) = self.sharded.as_deref_mut() else { return Ok(Placed::Here) };
         let transaction = &mut sharded.transaction;
         if is_idle {
@@ -480,8 +481,8 @@ impl ClientSession {
             transaction.repeatable.extend(transaction.pending.drain(..));
             transaction.is_opaque |= transaction.repeatable.len() > REPEATED_MAX;
         }
-        if transaction.begun.is_none() {
-            transaction.begun = begun;
+        if transaction.begun.is_none() && self.begun.is_some() {
+            transaction.begun.clone_from(&self.begun);
         }
         if failed {
             // Nothing runs until it ends.
@@ -640,7 +641,8 @@ impl ClientSession {
                 },
                 _ => continue,
             };
-            placement = placement.and(place);
+            // Nearly always there is but one.
+            placement = if matches!(placement, Placement::Any) { place } else { placement.and(place) };
         }
         Ok(placement)
     }
@@ -649,9 +651,16 @@ impl ClientSession {
         let mut tokens = Collected::lent();
         let statement = self.context.statements.analyze_and_keep(text, self.lex, &mut tokens);
         if let Some(sharded) = self.sharded.as_deref_mut() {
-            sharded.analyzed = Some(Analyzed::new(batch, text, &statement));
+            sharded.analyzed = Some(Analyzed::new(batch, text, &statement, None));
         }
-        let run = Run { statement, text, types: b"\0\0", rest: b"\0\0\0\0", form: Form::Query(&tokens) };
+        let run = Run {
+            statement: &statement,
+            text,
+            types: b"\0\0",
+            rest: b"\0\0\0\0",
+            lex: self.lex,
+            form: Form::Query(&tokens),
+        };
         let place = self.place_one(batch, &run);
         tokens.give_back();
         place
@@ -663,22 +672,20 @@ impl ClientSession {
             let exact = statements.exact(parse.sql, self.lex);
             let statement = statements.analyze_known(exact, parse.sql, self.lex);
             if let Some(sharded) = self.sharded.as_deref_mut() {
-                sharded.analyzed = Some(Analyzed::new(batch, parse.sql, &statement));
+                sharded.analyzed = Some(Analyzed::new(batch, parse.sql, &statement, Some(exact)));
             }
-            let form = Form::Bind(exact);
-            let run = Run { statement, text: parse.sql, types: parse.types, rest: bind.rest, form };
+            let (lex, form) = (self.lex, Form::Bind(exact));
+            let (types, rest) = (parse.types, bind.rest);
+            let run = Run { statement: &statement, text: parse.sql, types, rest, lex, form };
             return self.place_one(batch, &run);
         }
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
             // One of SQL's PREPARE, which has pinned the session, or none.
             return Placement::Any;
         };
-        let Definition { sql, types, statement, .. } = &*definition;
-        let form = Form::Bind(self.context.statements.exact(sql, self.lex));
-        self.place_one(
-            batch,
-            &Run { statement: Arc::clone(statement), text: sql, types, rest: bind.rest, form },
-        )
+        let Definition { sql, types, statement, lex, exact, .. } = &*definition;
+        let form = Form::Bind(*exact);
+        self.place_one(batch, &Run { statement, text: sql, types, rest: bind.rest, lex: *lex, form })
     }
 
     /// The shard that the client has chosen for what does not say itself.
@@ -695,7 +702,7 @@ impl ClientSession {
     }
 
     fn try_place(&mut self, batch: &[u8], run: &Run<'_>) -> Result<Placement, Refusal> {
-        let statement = &run.statement;
+        let statement = run.statement;
         if statement.session.contains(SessionEffects::LISTEN) {
             return Err(Refusal::Construct("LISTEN"));
         }
@@ -724,7 +731,7 @@ impl ClientSession {
             self.repeats(batch, run);
             return Ok(chosen.map_or(Placement::Any, Placement::One));
         }
-        let cursor = cursor_in(run.text, self.lex);
+        let cursor = cursor_in(run.text, run.lex);
         if let Some((CursorUse::Reads, name)) = &cursor
             && let Some((_, shard)) =
                 sharded.transaction.cursors.iter().rev().find(|(known, _)| known == name)
@@ -732,17 +739,17 @@ impl ClientSession {
             return Ok(Placement::One(*shard));
         }
         let chosen = self.chosen();
-        let plan = || set.plan(statement, run.text, self.lex);
+        let plan = || set.plan(statement, run.text, run.lex);
         let controls = statement.control.is_some() || (statement.statement_count > 1 && plan().controls());
         if controls && let Some(sharded) = self.sharded.as_deref_mut() {
             sharded.facts.controls = true;
         }
         let bound = Bound { types: run.types, rest: run.rest, told: &self.told };
         let destination = match run.form {
-            Form::Query(tokens) => plan().destination_by(run.text, tokens, self.lex, set.schema(), &bound),
-            Form::Bind(exact) => match &*set.by_parameters(exact, statement, run.text, self.lex) {
+            Form::Query(tokens) => plan().destination_by(run.text, tokens, run.lex, set.schema(), &bound),
+            Form::Bind(exact) => match &*set.by_parameters(exact, statement, run.text, run.lex) {
                 Some(by_parameters) => by_parameters.destination(set.schema(), &bound),
-                None => plan().destination(run.text, self.lex, set.schema(), &bound),
+                None => plan().destination(run.text, run.lex, set.schema(), &bound),
             },
         };
         match destination {
@@ -779,18 +786,18 @@ impl ClientSession {
                 if place == Placement::All
                     && let Some(sharded) = self.sharded.as_deref_mut()
                 {
-                    sharded.fills.append(&mut plan().fills(run.text, self.lex));
+                    sharded.fills.append(&mut plan().fills(run.text, run.lex));
                 }
                 Ok(place)
             }
             Err(Refusal::SeveralShards) if chosen == Ok(None) => {
-                let split = plan().split(run.text, self.lex, set.schema(), &bound)?;
+                let split = plan().split(run.text, run.lex, set.schema(), &bound)?;
                 split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)
             }
             Err(Refusal::Construct(_))
                 if matches!(run.form, Form::Query(_)) && chosen == Ok(None) && is_copy(run.text) =>
             {
-                let copy = copy_from(run.text, self.lex, set.schema())?;
+                let copy = copy_from(run.text, run.lex, set.schema())?;
                 if let Some(CopyFrom::Sharded(target)) = &copy
                     && let Some(wrong) = set.wrong_column(Some(&target.table))
                 {
@@ -808,7 +815,7 @@ impl ClientSession {
 
     /// Takes note of a statement that any shard could run, in case another one must.
     fn repeats(&mut self, batch: &[u8], run: &Run<'_>) {
-        let statement = &run.statement;
+        let statement = run.statement;
         let alone = self.stands_alone(batch);
         let begun = match statement.control {
             Some(TransactionControl::Begin { .. }) if self.begun.is_none() && self.lease.is_none() => {

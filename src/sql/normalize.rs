@@ -261,6 +261,7 @@ impl Collected {
 impl Sink for Collected {
     type Mark = usize;
 
+    #[inline]
     fn token(&mut self, _: &[u8], kind: Kind, start: usize, end: usize) {
         if self.tokens.len() < TOKENS_MAX {
             self.tokens.push(Token { kind, start, end });

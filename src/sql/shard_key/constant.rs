@@ -4,6 +4,8 @@
 //! the values are read from the text itself. What was left out between two tokens when they were normalized
 //! (signs, further values) is found by lexing the gap.
 
+use std::borrow::Cow;
+
 use crate::shard::{KeyType, KeyValue};
 
 use super::super::scan::{Kind, LexOptions, Scanner, Token};
@@ -216,7 +218,7 @@ impl<'a> Source<'a> {
             Kind::Param if !negative => self.parameter(number(raw).ok_or(NoValue::Unread)?, cast, key),
             Kind::Number => {
                 let digits = std::str::from_utf8(raw).map_err(|_| NoValue::Unread)?;
-                let text = if negative { format!("-{digits}") } else { digits.to_owned() };
+                let text: Cow<'_, str> = if negative { format!("-{digits}").into() } else { digits.into() };
                 let natural = if key.is_integer() { KeyType::Int8 } else { key };
                 let is_number = |of: KeyType| of.is_integer() || of == KeyType::Numeric;
                 if !is_number(key) || cast.is_some_and(|cast| !is_number(cast)) {

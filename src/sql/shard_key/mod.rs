@@ -673,6 +673,20 @@ fn shards_of(
     schema: &ShardedSchema,
 ) -> Result<Few<ShardNumber>, Refusal> {
     let tables = schema.sharded.get(occurrence.group).ok_or(Refusal::NotUnderstood)?;
+    let name = || tables.key.first().map(|column| column.name.clone()).unwrap_or_default();
+    // What nearly all are.
+    if let ([Some(Origin::Constant { token, negative, cast })], [column]) =
+        (&occurrence.key[..], &tables.key[..])
+    {
+        let value = source.constant(*token, *negative, *cast, column.key_type);
+        return match value.map_err(|none| no_value(none, &column.name, column.key_type))? {
+            None => Ok(Few::new()),
+            Some(value) => {
+                let shard = tables.function.shard(&[Some(&value)]).ok_or_else(|| Refusal::NoShard(name()))?;
+                Ok(smallvec![shard])
+            }
+        };
+    }
     let mut columns: Few<Few<Option<KeyValue>>> = Few::new();
     let mut stored = false;
     for (origin, column) in occurrence.key.iter().zip(&tables.key) {
@@ -694,7 +708,6 @@ fn shards_of(
         };
         columns.push(values.map_err(|none| no_value(none, &column.name, of))?);
     }
-    let name = || tables.key.first().map(|column| column.name.clone()).unwrap_or_default();
     let mut shards = Few::new();
     let mut add = |key: &[Option<&KeyValue>]| -> Result<(), Refusal> {
         // Nothing equals NULL, but it can be stored.
