@@ -93,7 +93,7 @@ impl ShardSet {
             && hint.shard.is_none()
             && let Some(wrong) = self.wrong_column(None)
         {
-            return Err(Refusal::WrongColumn(wrong));
+            return Err(Refusal::WrongColumn(Box::new(wrong)));
         }
         explicit_shard(hint, self.count(), self.schema())
     }

@@ -281,7 +281,9 @@ impl ClientSession {
         let mut wrong = wrong_columns(set.schema(), &rows).into_iter();
         match wrong.find(|wrong| !known.values().flatten().any(|known| known == wrong)) {
             None => Ok(None),
-            Some(wrong) => fail(spread, 0, &self.refused(&Refusal::WrongColumn(wrong))).await.map(Some),
+            Some(wrong) => {
+                fail(spread, 0, &self.refused(&Refusal::WrongColumn(Box::new(wrong)))).await.map(Some)
+            }
         }
     }
 

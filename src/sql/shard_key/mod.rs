@@ -465,7 +465,7 @@ impl KeyPlan {
             let mut tables = occurrences.iter().map(|occurrence| &occurrence.table).chain(inserted);
             let found = tables.find_map(|table| wrong.iter().find(|wrong| wrong.table == *table));
             if let Some(found) = found {
-                *plan = Plan::Refused(Refusal::WrongColumn(found.clone()));
+                *plan = Plan::Refused(Refusal::WrongColumn(Box::new(found.clone())));
             }
         }
         self

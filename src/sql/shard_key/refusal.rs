@@ -68,7 +68,7 @@ pub enum Refusal {
         what: String,
     },
     /// The key's column is not what pooler.yaml says.
-    WrongColumn(WrongColumn),
+    WrongColumn(Box<WrongColumn>),
     /// It writes or locks, and nothing says on which shard.
     Nowhere,
     /// The transaction belongs to another shard.
