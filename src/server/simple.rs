@@ -1,7 +1,8 @@
 //! A simple query of our own on a server connection: probes, resets, looks at the session's state.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::io;
+use std::sync::LazyLock;
 
 use bytes::{Buf, BytesMut};
 
@@ -151,7 +152,8 @@ pub type RowShape = u64;
 /// The shape of a RowDescription: names, types, modifiers. Not formats, which a Bind chooses, nor where the
 /// columns come from. An empty body stands for NoData.
 pub fn row_shape(body: &[u8]) -> RowShape {
-    let mut hasher = DefaultHasher::new();
+    static SEEDED: LazyLock<hashbrown::DefaultHashBuilder> = LazyLock::new(Default::default);
+    let mut hasher = SEEDED.build_hasher();
     let mut reader = Reader::new(body);
     let _ = reader.i16();
     while let Ok(name) = reader.cstr() {
@@ -161,7 +163,7 @@ pub fn row_shape(body: &[u8]) -> RowShape {
         else {
             break;
         };
-        (oid, modifier).hash(&mut hasher);
+        hasher.write_u64(u64::from(oid.cast_unsigned()) << 32 | u64::from(modifier.cast_unsigned()));
     }
     hasher.finish()
 }
