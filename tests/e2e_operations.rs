@@ -318,7 +318,7 @@ fn pgbench_with_500_clients_over_20_servers() {
     let database = support::database();
     let pgweir = Pgweir::start(&format!("pool: {{size: 20, checkout_timeout: 20s}}\n{}", database.yaml()));
     let pgbench = |arguments: &[&str]| {
-        let output = Command::new(pgbench_path())
+        let output = Command::new(support::pgbench_path())
             .args(["-h", "127.0.0.1", "-p", &pgweir.port.to_string(), "-U", "app"])
             .args(arguments)
             .arg(&database.name)
@@ -350,14 +350,4 @@ fn pgbench_with_500_clients_over_20_servers() {
     for node in 0..3 {
         assert_eq!(support::cluster().psql(node, "postgres", &busy).unwrap().trim(), "0", "node {node}");
     }
-}
-
-/// Debian keeps pgbench with the server's programs.
-fn pgbench_path() -> std::path::PathBuf {
-    let directory = Command::new("sh")
-        .args(["-c", "ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1"])
-        .output()
-        .unwrap();
-    let path = std::path::PathBuf::from(String::from_utf8_lossy(&directory.stdout).trim()).join("pgbench");
-    if path.exists() { path } else { "pgbench".into() }
 }

@@ -696,7 +696,6 @@ fn rows_of_a_copy_go_to_their_shards() {
     assert_eq!(sqlstate(&read(&mut client, Until::Ready(1))).as_deref(), Some("23505"));
     assert_eq!(sharded.direct("SELECT count(*) FROM event WHERE id < 0"), ["0", "0"]);
     for (sql, code) in [
-        ("COPY event FROM STDIN", "0A000"),
         ("COPY stray (i) FROM STDIN", "0A000"),
         ("COPY event (id, nothing, tenant_id) FROM STDIN", "42703"),
         ("COPY event TO STDOUT", "0A000"),
@@ -705,6 +704,87 @@ fn rows_of_a_copy_go_to_their_shards() {
     }
     assert_eq!(sharded.direct("SELECT count(*) FROM note"), ["0", "0"]);
     fine(&mut client, "SELECT 1");
+}
+
+#[test]
+fn a_copy_without_columns_means_those_of_the_table() {
+    // On the second shard in another order, behind one that is gone and before one that is computed.
+    let sharded = sharded_with(
+        "DROP TABLE note; CREATE TABLE note (gone int, text text, event_id int, tenant_id bigint, \
+         twice bigint GENERATED ALWAYS AS (tenant_id * 2) STORED); ALTER TABLE note DROP COLUMN gone; \
+         GRANT ALL ON note TO app",
+        "bigint",
+    );
+    let mut client = sharded.client();
+    let copied = |client: &mut RawClient, sql: &str, data: &str| {
+        client.send(&send().query(sql).copy_data(data).copy_done().0);
+        read(client, Until::Ready(1))
+    };
+    let answer = copied(&mut client, "COPY note FROM STDIN", "1\t10\ta\n3\t30\tb\n2\t\\N\tc\n");
+    assert_eq!(answer[1], (b'C', b"COPY 3\0".to_vec()), "{answer:?}");
+    let all = "SELECT tenant_id, event_id, text FROM note ORDER BY 1";
+    assert_eq!(sharded.direct(all), ["1|10|a\n2||c", "3|30|b"]);
+    // In a transaction, with a schema, options, CSV.
+    fine(&mut client, "BEGIN");
+    let csv = "COPY \"public\".note FROM STDIN WITH (FORMAT csv, HEADER)";
+    let answer = copied(&mut client, csv, "tenant_id,event_id,text\n5,50,d\n");
+    assert_eq!((answer[1].clone(), status(&answer)), ((b'C', b"COPY 1\0".to_vec()), b'T'));
+    fine(&mut client, "ROLLBACK");
+    assert_eq!(sharded.direct("SELECT count(*) FROM note"), ["2", "1"]);
+    // A table that is not there, and one without its key, as PostgreSQL and pgweir say it; then the transaction is failed.
+    fine(&mut client, "BEGIN");
+    assert_eq!(
+        error(&run(&mut client, "COPY event_z FROM STDIN")),
+        "42P01 relation \"event_z\" does not exist"
+    );
+    assert_eq!(sqlstate(&run(&mut client, "COPY note FROM STDIN")).as_deref(), Some("25P02"));
+    fine(&mut client, "ROLLBACK");
+    fine(&mut client, "CREATE TABLE event_keyless (i int)");
+    let answer = run(&mut client, "COPY event_keyless FROM STDIN");
+    assert_eq!(
+        error(&answer),
+        "0A000 COPY into sharded table \"event_keyless\" does not give the key a value"
+    );
+    fine(&mut client, "SELECT 1");
+}
+
+#[test]
+fn pgbench_makes_its_tables_on_all_shards() {
+    let cluster = support::cluster();
+    let shards = [support::database(), support::database()];
+    let shard = |database: &TestDatabase| {
+        database.on(0, "GRANT ALL ON SCHEMA public TO app");
+        format!("{{primary: \"{}\", database: {}}}", cluster.address(0), database.name)
+    };
+    let pgweir = Pgweir::start(&format!(
+        "databases:\n  bench:\n    shards: [{}, {}]\n    sharded_tables:\n      \
+         - {{tables: [pgbench_accounts], column: aid, type: integer, function: hash}}\n    \
+         everywhere_tables: [pgbench_branches, pgbench_tellers, pgbench_history]\nusers:\n  app: {{password: app}}\n",
+        shard(&shards[0]),
+        shard(&shards[1])
+    ));
+    let pgbench = |arguments: &[&str]| {
+        let output = std::process::Command::new(support::pgbench_path())
+            .args(["-h", "127.0.0.1", "-p", &pgweir.port.to_string(), "-U", "app"])
+            .args(arguments)
+            .arg("bench")
+            .env("PGPASSWORD", "app")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "pgbench {arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    pgbench(&["-i", "-q"]);
+    let counts = |sql: &str| shards.each_ref().map(|shard| shard.on(0, sql).parse::<u64>().unwrap());
+    let [one, other] = counts("SELECT count(*) FROM pgbench_accounts");
+    assert_eq!(one + other, 100_000);
+    assert!(one.abs_diff(other) < 2_000, "{one}, {other}");
+    assert_eq!(counts("SELECT count(*) FROM pgbench_tellers"), [10, 10]);
+    for mode in ["simple", "extended", "prepared"] {
+        let said = pgbench(&["-n", "-S", "-M", mode, "-c", "4", "-t", "100"]);
+        assert!(said.contains("400/400"), "{said}");
+    }
 }
 
 #[test]

@@ -279,6 +279,10 @@ fn a_copy_says_how_its_rows_are_read() {
             Ok(None) => vec!["none".to_owned()],
             Ok(Some(CopyFrom::Everywhere { .. })) => vec!["everywhere".to_owned()],
             Ok(Some(CopyFrom::Sharded(target))) => vec![reading(&target)],
+            Ok(Some(CopyFrom::Unlisted(unlisted))) => {
+                let columns = ["\"a\"".to_owned(), "\"b\"".to_owned()];
+                vec![String::from_utf8(unlisted.listed(sql.as_bytes(), &columns)).unwrap()]
+            }
             Err(refusal) => refused(&refusal),
         };
         if !agree(&got, &want) {

@@ -15,11 +15,12 @@ use crate::clients::ServerIdentity;
 use crate::protocol::{ErrorResponse, FrontendTag, Reader, SqlState, backend, frame, frontend};
 use crate::server::{Answer, QueryError};
 use crate::shard::{CopyError, CopySession, CopyTo, RowSplitter};
-use crate::sql::CopyFrom;
+use crate::sql::{CopyFrom, Refusal, Unlisted, copy_from};
 
 use super::batch::Batch;
 use super::client::ClientSession;
 use super::error::SessionError;
+use super::fills::{literal, quoted};
 use super::spread::{Outcome, Spread, different, fail, on_shard};
 
 /// Rows for one shard travel in messages of about this size.
@@ -82,7 +83,18 @@ impl ClientSession {
         batch: &mut Batch,
         copy: &CopyFrom,
     ) -> Result<Outcome, SessionError> {
-        let request = self.wire.inbox.split_to(std::mem::take(&mut batch.len));
+        let mut request = self.wire.inbox.split_to(std::mem::take(&mut batch.len));
+        let listed;
+        let copy = match copy {
+            CopyFrom::Unlisted(unlisted) => match self.with_columns(spread, unlisted, &mut request).await? {
+                Ok(known) => {
+                    listed = known;
+                    &listed
+                }
+                Err(outcome) => return Ok(outcome),
+            },
+            known => known,
+        };
         for target in 0..spread.count() {
             let Some(lease) = spread.lease(target) else { continue };
             let identity = Arc::clone(lease.identity());
@@ -101,7 +113,7 @@ impl ClientSession {
         }
         let splitter = match copy {
             CopyFrom::Sharded(target) => Some(RowSplitter::new(target.clone(), self.copy_session())),
-            CopyFrom::Everywhere { .. } => None,
+            CopyFrom::Unlisted(_) | CopyFrom::Everywhere { .. } => None,
         };
         let count = spread.count();
         let mut rows = Rows { splitter, chunks: (0..count).map(|_| BytesMut::new()).collect() };
@@ -124,6 +136,43 @@ impl ClientSession {
         let mut told = BytesMut::new();
         refusal(&error).write(&mut told);
         Ok(Outcome::Failed(0, told))
+    }
+
+    /// Writes into a COPY the columns that it means without naming them, so that a change of the table in between, or
+    /// another order on another shard, is an error and no row in the wrong place. What it is then, or the outcome of
+    /// the batch if it fails.
+    async fn with_columns(
+        &mut self,
+        spread: &mut Spread,
+        unlisted: &Unlisted,
+        request: &mut BytesMut,
+    ) -> Result<Result<CopyFrom, Outcome>, SessionError> {
+        let question = columns_of(unlisted);
+        let known = match self.question(spread, 0, &question).await? {
+            Ok(rows) => rows,
+            Err(outcome) => return Ok(Err(outcome)),
+        };
+        let columns: Vec<String> = known
+            .into_iter()
+            .filter_map(|row| row.into_iter().next().flatten())
+            .map(|name| quoted(&name))
+            .collect();
+        let body = request.get(frame::HEADER_LEN..).unwrap_or_default();
+        let text = unlisted.listed(frontend::query_text(body)?, &columns);
+        let found = if self.speaks_utf8() || text.is_ascii() && question.is_ascii() {
+            let schema = self.sharded.as_deref().map(|sharded| Arc::clone(&sharded.set));
+            schema.map_or(Ok(None), |set| copy_from(&text, self.lex, set.schema()))
+        } else {
+            Err(Refusal::NotUnderstood)
+        };
+        match found {
+            Ok(Some(copy @ CopyFrom::Sharded(_))) => {
+                *request = frontend::query_message(&text);
+                Ok(Ok(copy))
+            }
+            Ok(_) => fail(spread, 0, &self.refused(&Refusal::NotUnderstood)).await.map(Err),
+            Err(refusal) => fail(spread, 0, &self.refused(&refusal)).await.map(Err),
+        }
     }
 
     fn copy_session(&self) -> CopySession {
@@ -251,7 +300,7 @@ impl ClientSession {
         }
         let counts: Vec<u64> = answers.iter().map(rows_copied).collect();
         let total = match copy {
-            CopyFrom::Sharded(_) => counts.iter().sum(),
+            CopyFrom::Sharded(_) | CopyFrom::Unlisted(_) => counts.iter().sum(),
             CopyFrom::Everywhere { .. } => {
                 let first = counts.first().copied().unwrap_or(0);
                 if let Some(other) = counts.iter().position(|count| *count != first) {
@@ -264,6 +313,20 @@ impl ClientSession {
         backend::command_complete(&mut told, &format!("COPY {total}"));
         Ok(Outcome::Done(told))
     }
+}
+
+/// The columns that COPY fills if none are listed. That there is no such table is said as COPY says it.
+fn columns_of(unlisted: &Unlisted) -> String {
+    let table = match &unlisted.schema {
+        Some(schema) => format!("{}.{}", quoted(schema), quoted(&unlisted.table)),
+        None => quoted(&unlisted.table),
+    };
+    format!(
+        "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = {}::pg_catalog.regclass \
+         AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped AND attgenerated OPERATOR(pg_catalog.=) '' \
+         ORDER BY attnum",
+        literal(&table)
+    )
 }
 
 /// How many rows a server says that it has copied.

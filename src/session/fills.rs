@@ -217,7 +217,6 @@ fn skip(sequence: &Sequence, count: i128) -> String {
 /// sequences of the others. The stored trees are read, as in `catalog/load.sql`. What a view or a rule writes is looked at
 /// with all its columns.
 fn lookup(fill: &Fill) -> String {
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let table = match &fill.schema {
         Some(schema) => format!("{}.{}", quoted(schema), quoted(&fill.table)),
         None => quoted(&fill.table),
@@ -238,7 +237,12 @@ fn lookup(fill: &Fill) -> String {
     include_str!("fills.sql").replace("{table}", &literal(&table)).replace("{chosen}", &chosen)
 }
 
-fn literal(text: &str) -> String {
+/// A name as an identifier.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+pub(super) fn literal(text: &str) -> String {
     let quotes = text.replace('\'', "''");
     if quotes.contains('\\') {
         format!(" E'{}'", quotes.replace('\\', "\\\\"))

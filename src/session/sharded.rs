@@ -803,8 +803,8 @@ impl ClientSession {
                 if matches!(run.form, Form::Query(_)) && chosen == Ok(None) && is_copy(run.text) =>
             {
                 let copy = copy_from(run.text, run.lex, set.schema())?;
-                if let Some(CopyFrom::Sharded(target)) = &copy
-                    && let Some(wrong) = set.wrong_column(Some(&target.table))
+                if let Some(table) = copy.as_ref().and_then(CopyFrom::sharded_table)
+                    && let Some(wrong) = set.wrong_column(Some(table))
                 {
                     return Err(Refusal::WrongColumn(Box::new(wrong)));
                 }

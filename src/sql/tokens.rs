@@ -95,6 +95,11 @@ impl<'a> View<'a> {
         self.token(at).map_or(b"", |t| &self.text.src[t.start..t.end])
     }
 
+    /// Where in the text the token ends; 0 past the end.
+    pub(super) fn end(&self, at: usize) -> usize {
+        self.token(at).map_or(0, |t| t.end)
+    }
+
     /// The word in lower case; empty if the token is no unquoted word.
     pub(super) fn word(&self, at: usize) -> &'a [u8] {
         match self.token(at) {

@@ -100,3 +100,13 @@ pub fn sections(cluster: &ClusterAccess, database: &str) -> String {
         cluster.replica_addresses().iter().map(|a| format!("\"{a}\"")).collect::<Vec<_>>().join(", ")
     )
 }
+
+/// The newest pgbench of the machine; Debian keeps it with the server's programs.
+pub fn pgbench_path() -> std::path::PathBuf {
+    let directory = std::process::Command::new("sh")
+        .args(["-c", "ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1"])
+        .output()
+        .unwrap();
+    let path = std::path::PathBuf::from(String::from_utf8_lossy(&directory.stdout).trim()).join("pgbench");
+    if path.exists() { path } else { "pgbench".into() }
+}

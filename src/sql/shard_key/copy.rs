@@ -18,6 +18,8 @@ use super::{Refusal, unknown_function};
 pub enum CopyFrom {
     /// Each row goes to its shard.
     Sharded(CopyTarget),
+    /// Likewise, once it is known what columns the table has.
+    Unlisted(Unlisted),
     /// All go to all shards.
     Everywhere {
         /// The table.
@@ -32,8 +34,36 @@ impl CopyFrom {
     pub fn fill(&self) -> Option<&Fill> {
         match self {
             Self::Everywhere { fill, .. } => Some(fill),
-            Self::Sharded(_) => None,
+            Self::Sharded(_) | Self::Unlisted(_) => None,
         }
+    }
+
+    /// The sharded table that it is for.
+    pub fn sharded_table(&self) -> Option<&str> {
+        match self {
+            Self::Sharded(target) => Some(&target.table),
+            Self::Unlisted(unlisted) => Some(&unlisted.table),
+            Self::Everywhere { .. } => None,
+        }
+    }
+}
+
+/// A COPY into a sharded table without a list of columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlisted {
+    /// The table's schema, if it is named.
+    pub schema: Option<String>,
+    /// The table.
+    pub table: String,
+    /// Where in the text a list would stand.
+    behind: usize,
+}
+
+impl Unlisted {
+    /// The statement with a list of these columns, each written as an identifier.
+    pub fn listed(&self, sql: &[u8], columns: &[String]) -> Vec<u8> {
+        let (before, rest) = sql.split_at(self.behind.min(sql.len()));
+        [before, b" (", columns.join(", ").as_bytes(), b")", rest].concat()
     }
 }
 
@@ -44,8 +74,7 @@ const TOKENS_MAX: usize = 20_000;
 /// table: [`super::key_plan`] has the answer.
 ///
 /// # Errors
-/// Why rows cannot be given to shards: the table is not declared; there is no list of columns, or the key is not in
-/// it; the data comes from a file or program of the server; there are other statements; an option that is not
+/// Why rows cannot be given to shards: the table is not declared; the key is not in the list of columns; the data comes from a file or program of the server; there are other statements; an option that is not
 /// known, is a string with unusual escapes, or `ON_ERROR` other than `stop`; an encoding in which a backslash may be
 /// part of a character; a function in WHERE that is not built in.
 pub fn copy_from(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> Result<Option<CopyFrom>, Refusal> {
@@ -69,7 +98,8 @@ pub fn copy_from(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> Result<
     if view.punct(1, b"(") {
         return Ok(None);
     }
-    let Some((name, mut at)) = table_name(view, 1) else { return Err(Refusal::NotUnderstood) };
+    let Some((name, named)) = table_name(view, 1) else { return Err(Refusal::NotUnderstood) };
+    let mut at = named;
     let mut columns = None;
     if view.punct(at, b"(") {
         let (listed, after) = names(view, at).ok_or(Refusal::NotUnderstood)?;
@@ -88,6 +118,7 @@ pub fn copy_from(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> Result<
             "COPY in a client encoding where a backslash may be part of a character",
         ));
     }
+    let behind = view.end(named - 1);
     let (options, forced) = Reader { view, lex, at }.statement()?;
     let table = name.name.to_string();
     let tables = match schema.classify(name.schema.as_deref(), &name.name) {
@@ -111,7 +142,8 @@ pub fn copy_from(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> Result<
     };
     let refuse = |what| Err(Refusal::Copy { table: table.clone(), what });
     let Some(columns) = columns else {
-        return refuse("without a list of columns does not say which is the key");
+        let schema = name.schema.as_deref().map(str::to_owned);
+        return Ok(Some(CopyFrom::Unlisted(Unlisted { schema, table, behind })));
     };
     let mut key = Vec::with_capacity(tables.key.len());
     for column in &tables.key {

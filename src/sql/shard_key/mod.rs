@@ -19,7 +19,7 @@ mod unnest;
 mod values;
 
 pub use by_parameters::ByParameters;
-pub use copy::{CopyFrom, copy_from};
+pub use copy::{CopyFrom, Unlisted, copy_from};
 pub use fill::{Defaults, Fill};
 pub use refusal::Refusal;
 pub use split::{RowPlace, Split, SplitPart};
