@@ -605,6 +605,11 @@ fn the_console_explains_the_shard_of_a_statement() {
     assert_eq!(explain("SELECT * FROM country").len(), 1);
     let refused = explain("SELECT * FROM event");
     assert!(refused[0].contains("|refused|-|-|no_key|table \"event\" is sharded by"), "{refused:?}");
+    assert_eq!(explain("INSERT INTO event (id, tenant_id) VALUES (1, 1), (1, 3)").len(), 2);
+    let divided = explain("INSERT INTO event (id, tenant_id) VALUES (1, 3), (2, 3), (3, 5)");
+    assert_eq!((divided.len(), divided[0].split('|').nth(4)), (1, Some("1")), "{divided:?}");
+    let copied = explain("COPY note FROM STDIN");
+    assert_eq!((copied.len(), copied[1].split('|').nth(12)), (2, Some("hash")), "{copied:?}");
     let by_parameter = explain("SELECT * FROM event WHERE tenant_id = $1");
     assert!(by_parameter[0].contains("|by parameter|"), "{by_parameter:?}");
 }

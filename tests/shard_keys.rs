@@ -396,6 +396,21 @@ fn the_command_line_explains_it() {
         "{refused}"
     );
     assert!(route(&["SELECT 1"]).starts_with("shard       any\n"));
+    // What is divided is not refused.
+    let rows =
+        route(&["INSERT INTO event (id, tenant_id) VALUES (1, 42), (2, 42), (3, 1), (4, 2), (5, 3), (6, 4)"]);
+    assert!(rows.starts_with("shard       0, 1, 2\nbecause     "), "{rows}");
+    assert!(rows.contains(" rows to shard ") && rows.contains("\nfunction    hash\n"), "{rows}");
+    assert_eq!(
+        route(&["COPY event FROM STDIN"]),
+        "shard       all\nbecause     each row of the data to its shard, once a server has told the columns\n\
+         function    hash\n"
+    );
+    assert!(
+        route(&["/* all */ COPY event (id, tenant_id) FROM STDIN"])
+            .contains("row of the data to its shard\n")
+    );
+    assert!(route(&["COPY event TO STDOUT"]).starts_with("shard       refused"));
     let by_comment = route(&["SELECT * FROM event /* pgweir: shard=2 */"]);
     assert_eq!(by_comment, "shard       2\nbecause     a comment asks for it\n");
     assert!(route(&["SELECT 1 /* pgweir: shard=3 */"]).contains("there is no shard 3"));

@@ -79,8 +79,22 @@ pub(super) fn explain(console: &Console, database: Option<&str>, sql: &str) -> R
             // Any will do: the first is shown.
             Ok(Destination::Any) if !entry.is_first() => {}
             Ok(_) => table.push(row(&entry, &statement, &key)),
-            Err(refusal) if entry.is_first() => table.push(refused(&entry, &statement, &key, &refusal)),
-            Err(_) => {}
+            Err(refusal) => {
+                let plan = set.plan(&statement, sql.as_bytes(), lex);
+                match plan.divide(refusal, sql.as_bytes(), lex, set.schema(), &NoParameters) {
+                    Ok(divided) => {
+                        let shards = divided.shards();
+                        if entry.shard.is_some_and(|own| shards.is_none_or(|shards| shards.contains(&own))) {
+                            let function = divided.function(set.schema()).or(key.function);
+                            table.push(row(&entry, &statement, &Key { function, ..key }));
+                        }
+                    }
+                    Err(refusal) if entry.is_first() => {
+                        table.push(refused(&entry, &statement, &key, &refusal));
+                    }
+                    Err(_) => {}
+                }
+            }
         }
     }
     Ok(table)

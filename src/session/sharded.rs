@@ -23,8 +23,8 @@ use crate::route::Target;
 use crate::server::{Definition, Settings};
 use crate::shard::ShardNumber;
 use crate::sql::{
-    Collected, CopyFrom, Destination, Effect, Fill, Fingerprint, Hint, Kind, LexOptions, ParameterValue,
-    Parameters, Refusal, Scanner, SessionEffects, Split, Statement, TransactionControl, copy_from,
+    Collected, CopyFrom, Destination, Divided, Effect, Fill, Fingerprint, Hint, Kind, LexOptions,
+    ParameterValue, Parameters, Refusal, Scanner, SessionEffects, Split, Statement, TransactionControl,
 };
 
 use super::batch::{Analyzed, Batch};
@@ -795,20 +795,19 @@ impl ClientSession {
                 }
                 Ok(place)
             }
-            Err(Refusal::SeveralShards) if chosen == Ok(None) => {
-                let split = plan().split(run.text, run.lex, set.schema(), &bound)?;
-                split.map(|split| Placement::Rows(Box::new(split))).ok_or(Refusal::SeveralShards)
-            }
-            Err(Refusal::Construct(_))
-                if matches!(run.form, Form::Query(_)) && chosen == Ok(None) && is_copy(run.text) =>
+            Err(refusal)
+                if chosen == Ok(None)
+                    && (refusal == Refusal::SeveralShards || matches!(run.form, Form::Query(_))) =>
             {
-                let copy = copy_from(run.text, run.lex, set.schema())?;
-                if let Some(table) = copy.as_ref().and_then(CopyFrom::sharded_table)
-                    && let Some(wrong) = set.wrong_column(Some(table))
-                {
-                    return Err(Refusal::WrongColumn(Box::new(wrong)));
+                match plan().divide(refusal, run.text, run.lex, set.schema(), &bound)? {
+                    Divided::Rows(split) => Ok(Placement::Rows(split)),
+                    Divided::Copy(copy) => {
+                        match copy.sharded_table().and_then(|table| set.wrong_column(Some(table))) {
+                            Some(wrong) => Err(Refusal::WrongColumn(Box::new(wrong))),
+                            None => Ok(Placement::Copy(copy)),
+                        }
+                    }
                 }
-                copy.map(|copy| Placement::Copy(Box::new(copy))).ok_or(Refusal::Construct("COPY of a table"))
             }
             Err(refusal) => {
                 let shard = chosen?.ok_or(refusal)?;
@@ -876,11 +875,6 @@ impl ClientSession {
             _ => transaction.is_opaque = true,
         }
     }
-}
-
-fn is_copy(text: &[u8]) -> bool {
-    let text = text.trim_ascii_start();
-    text.get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"copy"))
 }
 
 /// What a statement has to do with a cursor.

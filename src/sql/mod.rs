@@ -45,8 +45,8 @@ pub use reason::EffectReason;
 pub use scan::{Kind, LexOptions, Scanner, Token};
 pub use session_effects::SessionEffects;
 pub use shard_key::{
-    ByParameters, CopyFrom, Defaults, Destination, Fill, KeyPlan, NoParameters, ParameterValue, Parameters,
-    Refusal, RowPlace, Split, SplitPart, Unlisted, copy_from, explicit_shard, key_plan,
+    ByParameters, CopyFrom, Defaults, Destination, Divided, Fill, KeyPlan, NoParameters, ParameterValue,
+    Parameters, Refusal, RowPlace, Split, SplitPart, Unlisted, copy_from, explicit_shard, key_plan,
 };
 pub use simple_set::{SetCommand, SetForm, simple_set};
 pub use statement::{Effect, FunctionName, Statement, TableName, Tables};

@@ -88,7 +88,19 @@ fn lines(sharding: &Sharding, sql: &str, lex: LexOptions, hint: &Hint, given: &G
             line("shard", "by parameter");
             line("because", &refusal.to_string());
         }
-        Err(refusal) => refused(&mut line, &refusal),
+        Err(refusal) => match plan.divide(refusal, sql.as_bytes(), lex, schema, given) {
+            Ok(divided) => {
+                let shards = divided
+                    .shards()
+                    .map(|shards| shards.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+                line("shard", shards.as_deref().unwrap_or("all"));
+                line("because", &divided.to_string());
+                if let Some(function) = divided.function(schema).or_else(|| plan.function(schema)) {
+                    line("function", function);
+                }
+            }
+            Err(refusal) => refused(&mut line, &refusal),
+        },
     }
     for key in plan.describe(sql.as_bytes(), lex, schema) {
         line("key", &key);

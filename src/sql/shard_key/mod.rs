@@ -10,6 +10,7 @@
 mod by_parameters;
 mod constant;
 mod copy;
+mod divide;
 mod extract;
 mod fill;
 mod refusal;
@@ -20,6 +21,7 @@ mod values;
 
 pub use by_parameters::ByParameters;
 pub use copy::{CopyFrom, Unlisted, copy_from};
+pub use divide::Divided;
 pub use fill::{Defaults, Fill};
 pub use refusal::Refusal;
 pub use split::{RowPlace, Split, SplitPart};
