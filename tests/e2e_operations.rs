@@ -317,18 +317,7 @@ fn the_command_line() {
 fn pgbench_with_500_clients_over_20_servers() {
     let database = support::database();
     let pgweir = Pgweir::start(&format!("pool: {{size: 20, checkout_timeout: 20s}}\n{}", database.yaml()));
-    let pgbench = |arguments: &[&str]| {
-        let output = Command::new(support::pgbench_path())
-            .args(["-h", "127.0.0.1", "-p", &pgweir.port.to_string(), "-U", "app"])
-            .args(arguments)
-            .arg(&database.name)
-            .env("PGPASSWORD", "app")
-            .output()
-            .unwrap();
-        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success() && !complaint.contains("aborted"), "{arguments:?}: {complaint}");
-        text(&output)
-    };
+    let pgbench = |arguments: &[&str]| support::pgbench(pgweir.port, &database.name, arguments);
     pgbench(&["-i", "-q", "-s", "1"]);
     support::cluster().wait_caught_up(0).unwrap();
     let clients = std::env::var("PGWEIR_PGBENCH_CLIENTS").unwrap_or_else(|_| "100".to_owned());

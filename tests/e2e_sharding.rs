@@ -57,6 +57,20 @@ fn sharded_with(on_second: &str, key_type: &str) -> Sharded {
     Sharded { shards, pgweir }
 }
 
+/// Two shards without replicas, with tables of the test's own.
+fn two_shards(on_each: &str, tables: &str) -> Sharded {
+    let shards = [support::database(), support::database()];
+    let primary = support::cluster().address(0);
+    let [one, other] = shards.each_ref().map(|shard| {
+        shard.on(0, on_each);
+        format!("{{primary: \"{primary}\", database: {}}}", shard.name)
+    });
+    let pgweir = Pgweir::start(&format!(
+        "databases:\n  events:\n    shards: [{one}, {other}]\n    {tables}\nusers:\n  app: {{password: app}}\n"
+    ));
+    Sharded { shards, pgweir }
+}
+
 impl Sharded {
     fn client(&self) -> RawClient {
         RawClient::login(self.pgweir.port, "events")
@@ -756,19 +770,11 @@ fn a_copy_without_columns_means_those_of_the_table() {
 /// What a backslash means is settled when a statement is parsed, and its key is read likewise ever after.
 #[test]
 fn literals_of_prepared_statements_mean_what_they_meant() {
-    let cluster = support::cluster();
-    let shards = [support::database(), support::database()];
-    let shard = |database: &TestDatabase| {
-        database.on(0, "CREATE TABLE word (w text PRIMARY KEY, v text); GRANT ALL ON word TO app");
-        format!("{{primary: \"{}\", database: {}}}", cluster.address(0), database.name)
-    };
-    let pgweir = Pgweir::start(&format!(
-        "databases:\n  words:\n    shards: [{}, {}]\n    sharded_tables:\n      \
-         - {{tables: [word], column: w, type: text, function: hash}}\nusers:\n  app: {{password: app}}\n",
-        shard(&shards[0]),
-        shard(&shards[1])
-    ));
-    let mut client = RawClient::login(pgweir.port, "words");
+    let sharded = two_shards(
+        "CREATE TABLE word (w text PRIMARY KEY, v text); GRANT ALL ON word TO app",
+        "sharded_tables: [{tables: [word], column: w, type: text, function: hash}]",
+    );
+    let mut client = sharded.client();
     for letter in 'a'..='h' {
         fine(&mut client, "SET standard_conforming_strings = on");
         fine(&mut client, &format!("INSERT INTO word (w, v) VALUES ('{letter}\\z', '{letter}')"));
@@ -789,33 +795,14 @@ fn literals_of_prepared_statements_mean_what_they_meant() {
 
 #[test]
 fn pgbench_makes_its_tables_on_all_shards() {
-    let cluster = support::cluster();
-    let shards = [support::database(), support::database()];
-    let shard = |database: &TestDatabase| {
-        database.on(0, "GRANT ALL ON SCHEMA public TO app");
-        format!("{{primary: \"{}\", database: {}}}", cluster.address(0), database.name)
-    };
-    let pgweir = Pgweir::start(&format!(
-        "databases:\n  bench:\n    shards: [{}, {}]\n    sharded_tables:\n      \
-         - {{tables: [pgbench_accounts], column: aid, type: integer, function: hash}}\n    \
-         everywhere_tables: [pgbench_branches, pgbench_tellers, pgbench_history]\nusers:\n  app: {{password: app}}\n",
-        shard(&shards[0]),
-        shard(&shards[1])
-    ));
-    let pgbench = |arguments: &[&str]| {
-        let output = std::process::Command::new(support::pgbench_path())
-            .args(["-h", "127.0.0.1", "-p", &pgweir.port.to_string(), "-U", "app"])
-            .args(arguments)
-            .arg("bench")
-            .env("PGPASSWORD", "app")
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "pgbench {arguments:?}: {said}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let sharded = two_shards(
+        "GRANT ALL ON SCHEMA public TO app",
+        "sharded_tables: [{tables: [pgbench_accounts], column: aid, type: integer, function: hash}]\n    \
+         everywhere_tables: [pgbench_branches, pgbench_tellers, pgbench_history]",
+    );
+    let pgbench = |arguments: &[&str]| support::pgbench(sharded.pgweir.port, "events", arguments);
     pgbench(&["-i", "-q"]);
-    let counts = |sql: &str| shards.each_ref().map(|shard| shard.on(0, sql).parse::<u64>().unwrap());
+    let counts = |sql: &str| sharded.direct(sql).map(|count| count.parse::<u64>().unwrap());
     let [one, other] = counts("SELECT count(*) FROM pgbench_accounts");
     assert_eq!(one + other, 100_000);
     assert!(one.abs_diff(other) < 2_000, "{one}, {other}");

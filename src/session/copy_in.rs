@@ -13,14 +13,14 @@ use bytes::{Buf, BytesMut};
 
 use crate::clients::ServerIdentity;
 use crate::protocol::{ErrorResponse, FrontendTag, Reader, SqlState, backend, frame, frontend};
-use crate::server::{Answer, QueryError};
+use crate::server::{Answer, QueryError, literal};
 use crate::shard::{CopyError, CopySession, CopyTo, RowSplitter};
 use crate::sql::{CopyFrom, Refusal, Unlisted, copy_from};
 
 use super::batch::Batch;
 use super::client::ClientSession;
 use super::error::SessionError;
-use super::fills::{literal, quoted};
+use super::fills::{qualified, quoted};
 use super::spread::{Outcome, Spread, different, fail, on_shard};
 
 /// Rows for one shard travel in messages of about this size.
@@ -147,8 +147,7 @@ impl ClientSession {
         unlisted: &Unlisted,
         request: &mut BytesMut,
     ) -> Result<Result<CopyFrom, Outcome>, SessionError> {
-        let question = columns_of(unlisted);
-        let known = match self.question(spread, 0, &question).await? {
+        let known = match self.question(spread, 0, &columns_of(unlisted)).await? {
             Ok(rows) => rows,
             Err(outcome) => return Ok(Err(outcome)),
         };
@@ -159,7 +158,7 @@ impl ClientSession {
             .collect();
         let body = request.get(frame::HEADER_LEN..).unwrap_or_default();
         let text = unlisted.listed(frontend::query_text(body)?, &columns);
-        let found = if self.speaks_utf8() || text.is_ascii() && question.is_ascii() {
+        let found = if self.speaks_utf8() || text.is_ascii() {
             let schema = self.sharded.as_deref().map(|sharded| Arc::clone(&sharded.set));
             schema.map_or(Ok(None), |set| copy_from(&text, self.lex, set.schema()))
         } else {
@@ -317,10 +316,7 @@ impl ClientSession {
 
 /// The columns that COPY fills if none are listed. That there is no such table is said as COPY says it.
 fn columns_of(unlisted: &Unlisted) -> String {
-    let table = match &unlisted.schema {
-        Some(schema) => format!("{}.{}", quoted(schema), quoted(&unlisted.table)),
-        None => quoted(&unlisted.table),
-    };
+    let table = qualified(unlisted.schema.as_deref(), &unlisted.table);
     format!(
         "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = {}::pg_catalog.regclass \
          AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped AND attgenerated OPERATOR(pg_catalog.=) '' \

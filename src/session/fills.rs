@@ -217,10 +217,7 @@ fn skip(sequence: &Sequence, count: i128) -> String {
 /// sequences of the others. The stored trees are read, as in `catalog/load.sql`. What a view or a rule writes is looked at
 /// with all its columns.
 fn lookup(fill: &Fill) -> String {
-    let table = match &fill.schema {
-        Some(schema) => format!("{}.{}", quoted(schema), quoted(&fill.table)),
-        None => quoted(&fill.table),
-    };
+    let table = qualified(fill.schema.as_deref(), &fill.table);
     let names = |names: &[String]| {
         let names: Vec<_> = names.iter().map(|name| literal(name)).collect();
         format!("ARRAY[{}]::pg_catalog.text[]", names.join(", "))
@@ -242,7 +239,15 @@ pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-pub(super) fn literal(text: &str) -> String {
+/// A table's name, with its schema if that is named.
+pub(super) fn qualified(schema: Option<&str>, table: &str) -> String {
+    match schema {
+        Some(schema) => format!("{}.{}", quoted(schema), quoted(table)),
+        None => quoted(table),
+    }
+}
+
+fn literal(text: &str) -> String {
     let quotes = text.replace('\'', "''");
     if quotes.contains('\\') {
         format!(" E'{}'", quotes.replace('\\', "\\\\"))

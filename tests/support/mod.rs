@@ -101,8 +101,22 @@ pub fn sections(cluster: &ClusterAccess, database: &str) -> String {
     )
 }
 
+/// What pgbench says of a run that succeeds and loses no client.
+pub fn pgbench(port: u16, database: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(pgbench_path())
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", "app"])
+        .args(arguments)
+        .arg(database)
+        .env("PGPASSWORD", "app")
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !complaint.contains("aborted"), "{arguments:?}: {complaint}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// The newest pgbench of the machine; Debian keeps it with the server's programs.
-pub fn pgbench_path() -> std::path::PathBuf {
+fn pgbench_path() -> std::path::PathBuf {
     let directory = std::process::Command::new("sh")
         .args(["-c", "ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1"])
         .output()
