@@ -109,6 +109,8 @@ impl Workers {
     {
         let Some(worker) = self.all.get(index) else { return };
         let load = Loaded::new(&worker.load);
+        // Boxed: a task is as large as all that it has ever held.
+        let make = Box::new(make);
         worker.handle.spawn(async move {
             let _load = load;
             make().await;

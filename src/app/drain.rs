@@ -60,13 +60,23 @@ const DRAIN_PERIOD: Duration = Duration::from_millis(20);
 /// How long sessions have to say good-bye when their time is over.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// Sweeps between two looks of the allocator at what it could give back.
+const SWEEPS_TO_GIVE_BACK: u32 = 10;
+/// More than the allocator keeps for the next time; never touched, so it costs no memory.
+const LARGE_BYTES: usize = 2 << 20;
+
 /// Gives clients the orders whose deadlines have passed. Runs until dropped.
 pub(super) async fn sweep(clients: Arc<Registry>) {
     let mut ticks = tokio::time::interval(SWEEP_PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for sweep in (0..SWEEPS_TO_GIVE_BACK).cycle() {
         ticks.tick().await;
         clients.sweep(Instant::now());
+        if sweep == 0 {
+            // mimalloc gives memory back a second after it was freed, but only when something large is freed: what
+            // thousands of clients needed at the same moment stayed for as long as they were idle.
+            drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BYTES)));
+        }
     }
 }
 

@@ -24,11 +24,15 @@ pub(super) async fn accept(listener: Listener, context: Arc<SessionContext>, wor
                     continue;
                 }
                 match socket.detach() {
-                    Ok(detached) => workers.spawn_on(worker, move || async move {
-                        match detached.attach() {
-                            Ok(socket) => session::serve(context, socket, peer).await,
-                            Err(error) => {
-                                tracing::error!(%error, "a connection could not be moved to its worker");
+                    Ok(detached) => workers.spawn_on(worker, move || {
+                        let attached = detached.attach();
+                        let served = attached.map(|socket| session::serve(context, socket, peer));
+                        async move {
+                            match served {
+                                Ok(served) => served.await,
+                                Err(error) => {
+                                    tracing::error!(%error, "a connection could not be moved to its worker");
+                                }
                             }
                         }
                     }),

@@ -28,7 +28,7 @@ pub struct ClientInfo {
     /// Our port.
     pub local_port: u16,
     /// TLS version and cipher.
-    pub tls: Option<String>,
+    pub tls: Option<Box<str>>,
     /// `application_name` at startup.
     pub application_name: String,
     /// A replication connection, and of which kind.

@@ -260,7 +260,7 @@ impl Pool {
     fn idle_object(&self, gate: &mut Gate, home: usize) -> Option<Object<Manager>> {
         let from = gate.take_idle(home)?;
         // Idle ones are in the store, so this completes at once.
-        let object = self.stores.get(from)?.get().now_or_never().and_then(Result::ok);
+        let object = pin!(self.stores.get(from)?.get()).now_or_never().and_then(Result::ok);
         debug_assert!(object.is_some(), "the gate counts what the store holds");
         let object = match object {
             Some(object) if from != home => self.adopt(object, home),

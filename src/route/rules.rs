@@ -1,5 +1,7 @@
 //! The rules, in the order they are asked, each named by what it protects.
 
+use smallvec::SmallVec;
+
 use crate::cluster::{Load, pick};
 use crate::config::{Consistency, Reads};
 use crate::sql::{Effect, HintRole};
@@ -52,28 +54,37 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
         Freshness::Any => true,
         Freshness::NotKnownYet => accepts_stale,
     };
-    let eligible = |node: &NodeView| node.usable && fresh(node);
-    if !cluster.replicas.iter().any(|node| node.usable) {
-        return Route { target: Target::Primary, reason: Reason::NoUsableReplica };
+    let mut candidates: SmallVec<[(Target, &NodeView); 8]> = SmallVec::new();
+    let (mut any_usable, mut any_near, mut any_far) = (false, false, false);
+    for (index, node) in cluster.replicas.iter().enumerate().filter(|(_, node)| node.usable) {
+        any_usable = true;
+        if fresh(node) {
+            any_near |= node.near;
+            any_far |= !node.near;
+            candidates.push((Target::Replica(index), node));
+        }
     }
-    if !cluster.replicas.iter().any(eligible) {
-        return Route { target: Target::Primary, reason: too_old(session) };
+    if candidates.is_empty() {
+        let reason = if any_usable { too_old(session) } else { Reason::NoUsableReplica };
+        return Route { target: Target::Primary, reason };
     }
-    let shares = session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable;
-    let primary = shares.then_some((Target::Primary, &cluster.primary));
-    let replicas = cluster.replicas.iter().enumerate().map(|(index, node)| (Target::Replica(index), node));
-    let candidates = replicas.filter(|(_, node)| eligible(node)).chain(primary);
-    // Another zone is far away, and costs money.
-    let stays = candidates.clone().any(|(_, node)| node.near);
-    let mut candidates = candidates.filter(|(_, node)| node.near || !stays);
-    let loads = candidates.clone().map(|(_, node)| Load {
+    if session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable {
+        any_near |= cluster.primary.near;
+        any_far |= !cluster.primary.near;
+        candidates.push((Target::Primary, &cluster.primary));
+    }
+    if any_near && any_far {
+        // Another zone is far away, and costs money.
+        candidates.retain(|(_, node)| node.near);
+    }
+    let loads = candidates.iter().map(|(_, node)| Load {
         in_flight: node.in_flight,
         weight: node.weight,
         latency: node.latency,
     });
-    match pick(loads, turn).and_then(|index| candidates.nth(index)) {
+    match pick(loads, turn).and_then(|index| candidates.get(index)) {
         Some((Target::Primary, _)) => Route { target: Target::Primary, reason: Reason::ReadShared },
-        Some((target, _)) => Route { target, reason: replica_reason(work, accepts_stale) },
+        Some((target, _)) => Route { target: *target, reason: replica_reason(work, accepts_stale) },
         None => Route { target: Target::Primary, reason: Reason::NoUsableReplica },
     }
 }

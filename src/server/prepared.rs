@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use hashbrown::HashMap as FastMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::sql::{Fingerprint, LexOptions, Statement};
 
@@ -19,12 +20,12 @@ use super::simple::RowShape;
 pub struct Definition {
     /// Unique in the process.
     pub id: u64,
-    /// Its name on servers.
+    /// Its name on servers; empty for an unnamed one, which stays so.
     pub server_name: String,
     /// The SQL as the client sent it.
     pub sql: Box<[u8]>,
     /// Parameter types as the client sent them: count and OIDs.
-    pub types: Box<[u8]>,
+    pub types: SmallVec<[u8; 16]>,
     /// What it means for routing.
     pub statement: Arc<Statement>,
     /// How its literals are read: what a client sets later does not change that.
@@ -137,16 +138,24 @@ impl Definitions {
         definition
     }
 
-    /// A definition that is not shared: for unnamed statements, which come and go, and for those whose literals
-    /// mean what nobody else knows.
+    /// A definition that is not shared: for those whose literals mean what nobody else knows.
     pub fn unshared(&self, parsed: Parsed<'_>) -> Arc<Definition> {
+        self.define(parsed, |id| format!("{}{id}", *PREFIX))
+    }
+
+    /// The definition of an unnamed statement. They come and go, and nobody shares them.
+    pub fn unnamed(&self, parsed: Parsed<'_>) -> Arc<Definition> {
+        self.define(parsed, |_| String::new())
+    }
+
+    fn define(&self, parsed: Parsed<'_>, server_name: impl FnOnce(u64) -> String) -> Arc<Definition> {
         let Parsed { sql, types, statement, lex, exact, reading } = parsed;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         Arc::new(Definition {
             id,
-            server_name: format!("{}{id}", *PREFIX),
+            server_name: server_name(id),
             sql: sql.into(),
-            types: types.into(),
+            types: SmallVec::from_slice(types),
             statement: Arc::clone(statement),
             lex,
             exact,

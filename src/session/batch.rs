@@ -1,6 +1,6 @@
 //! A batch: client messages up to Query, Sync, Flush or a limit. What it means, and what is sent for it.
 //!
-//! Two passes over the same bytes: [`plan`] finds out what the batch does, so that it can
+//! Two passes over the same bytes: [`find_out`] finds out what the batch does, so that it can
 //! be routed; [`ClientSession::build`] writes what the chosen server must get, now that it is known what
 //! that server lacks.
 
@@ -174,6 +174,13 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// What the batch in `bytes` does.
+    pub(super) fn of(bytes: &[u8], given: Given<'_>) -> Result<Self, SessionError> {
+        let mut plan = Self::default();
+        find_out(&mut plan, bytes, given)?;
+        Ok(plan)
+    }
+
     fn add(
         &mut self,
         statement: &Statement,
@@ -335,10 +342,10 @@ impl Analyzed {
     }
 }
 
-/// Finds out what the batch in `bytes` does.
-pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError> {
+/// Finds out what the batch in `bytes` does, and adds it to an empty `plan`: it is too large to be moved for each
+/// batch.
+pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Result<(), SessionError> {
     let Given { context, lex, statements, reading, epoch, facts, limit, analyzed } = given;
-    let mut plan = Plan::default();
     let mut told: SmallVec<[Told<'_>; 1]> = SmallVec::new();
     // Statements defined in this batch, which later messages of it may use.
     let mut fresh: SmallVec<[(&[u8], Arc<Definition>); 2]> = SmallVec::new();
@@ -498,7 +505,7 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
                 let renames = tag == FrontendTag::EXECUTE && plan.effects.intersects(RENAMES_STATEMENTS);
                 if renames && tail.first().is_some_and(|next| !ENDS.contains(&FrontendTag(*next))) {
                     plan.cut = Some(bytes.len() - tail.len());
-                    return Ok(plan);
+                    return Ok(());
                 }
                 if tag == FrontendTag::EXECUTE && !told.is_empty() {
                     // One without a portal's name fails on the server.
@@ -520,7 +527,7 @@ pub(super) fn plan(bytes: &[u8], given: Given<'_>) -> Result<Plan, SessionError>
         }
         plan.work.begins_read_only = false;
     }
-    Ok(plan)
+    Ok(())
 }
 
 /// Where `part` lies in `whole`, of which it is a part.
@@ -542,8 +549,10 @@ fn define(
     let statement = &known.unwrap_or_else(|| context.statements.analyze_known(exact, parse.sql, lex));
     let (settings, scope) = reading.of(parse.sql);
     let parsed = Parsed { sql: parse.sql, types: parse.types, statement, lex, exact, reading: settings };
-    // What names other statements means something else to each client.
-    if parse.name.is_empty() || statement.session.intersects(NAMES_STATEMENTS) {
+    if parse.name.is_empty() {
+        context.definitions.unnamed(parsed)
+    } else if statement.session.intersects(NAMES_STATEMENTS) {
+        // It means something else to each client.
         context.definitions.unshared(parsed)
     } else {
         context.definitions.intern(parsed, scope, epoch)
@@ -553,8 +562,8 @@ fn define(
 impl ClientSession {
     /// Runs a batch that needs no server: only Sync, Flush, Close of statements and Parse of statements
     /// that a server has parsed for somebody else, with no server connection held.
-    pub(super) fn run_locally(&mut self, batch: Batch, plan: Plan) -> Result<(), SessionError> {
-        let mut definitions = plan.definitions.into_iter();
+    pub(super) fn run_locally(&mut self, batch: Batch, plan: &mut Plan) -> Result<(), SessionError> {
+        let mut definitions = plan.definitions.iter_mut();
         let bytes = self.wire.inbox.split_to(batch.len);
         let mut rest = &bytes[..];
         while let Some((header, body, tail)) = frame::split(rest, usize::MAX)? {
@@ -562,7 +571,7 @@ impl ClientSession {
             match FrontendTag(header.tag) {
                 FrontendTag::PARSE => {
                     let parse = Parse::read(body)?;
-                    self.statements.set(parse.name, definitions.next().flatten());
+                    self.statements.set(parse.name, definitions.next().and_then(Option::take));
                     backend::bare(&mut self.wire.outbox, crate::protocol::BackendTag::PARSE_COMPLETE);
                 }
                 FrontendTag::CLOSE => {
@@ -621,7 +630,7 @@ impl ClientSession {
         &mut self,
         lease: &mut ServerLease,
         batch: Batch,
-        plan: Plan,
+        plan: &mut Plan,
     ) -> Result<(), SessionError> {
         self.retry.taken();
         self.sync_settings(lease, plan.is_lone_setting);
@@ -636,13 +645,12 @@ impl ClientSession {
             self.send_as_is(lease, batch.len);
             return Ok(());
         }
-        let resets = plan.resets.clone();
         // The inbox is lent to the loop and given back; what is in front of it is consumed.
         let mut inbox = std::mem::take(&mut self.wire.inbox);
         let result = self.build_extended(lease, inbox.get(..batch.len).unwrap_or_default(), plan, batch);
         inbox.advance(batch.len);
         self.wire.inbox = inbox;
-        self.restore_startup(lease, batch, &resets);
+        self.restore_startup(lease, batch, &plan.resets);
         result
     }
 
@@ -681,23 +689,23 @@ impl ClientSession {
         &mut self,
         lease: &mut ServerLease,
         bytes: &[u8],
-        plan: Plan,
+        plan: &mut Plan,
         batch: Batch,
     ) -> Result<(), SessionError> {
         lease.wire.lend_outbox();
         self.evict(lease);
         // Portals of named statements, as far as this batch tells.
         let mut bound: SmallVec<[(&[u8], &[u8]); 2]> = SmallVec::new();
-        let mut definitions = plan.definitions.into_iter();
+        let mut definitions = plan.definitions.iter_mut();
         let mut rest = bytes;
         while let Some((header, body, tail)) = frame::split(rest, usize::MAX)? {
             let whole = rest.get(..header.total_len).unwrap_or_default();
             rest = tail;
             match FrontendTag(header.tag) {
                 FrontendTag::PARSE => {
-                    let definition = definitions.next().flatten();
+                    let definition = definitions.next().and_then(Option::take);
                     match Parse::read(body) {
-                        Ok(parse) => self.build_parse(lease, &parse, definition),
+                        Ok(parse) => self.build_parse(lease, whole, &parse, definition),
                         Err(_) => self.build_malformed(lease, whole),
                     }
                 }
@@ -758,6 +766,7 @@ impl ClientSession {
     fn build_parse(
         &mut self,
         lease: &mut ServerLease,
+        whole: &[u8],
         parse: &Parse<'_>,
         definition: Option<Arc<Definition>>,
     ) {
@@ -813,7 +822,7 @@ impl ClientSession {
         }
         let undo = self.statements.set(parse.name, Some(Arc::clone(&definition)));
         if parse.name.is_empty() {
-            parse.write(&mut lease.wire.outbox, b"");
+            lease.wire.outbox.extend_from_slice(whole);
             lease.unnamed = Some(definition);
             self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
         } else if lease.prepared.touch(definition.id) && !self.close_older(lease, &definition) {

@@ -67,7 +67,7 @@ pub(super) struct ClientSession {
     pub(super) startup: Settings,
     /// Startup settings that are being made again behind a RESET: what the server reports of them meanwhile is
     /// not passed on.
-    pub(super) restoring: Vec<String>,
+    pub(super) restoring: Box<[String]>,
     /// ParameterStatus as the client knows them.
     pub(super) told: Parameters,
     pub(super) lex: LexOptions,
@@ -117,13 +117,13 @@ pub(super) struct ClientSession {
     /// The client was sent an error in this exchange.
     pub(super) saw_error: bool,
     /// The exchange in front of the batch (our own) failed.
-    pub(super) own_failure: Option<String>,
+    pub(super) own_failure: Option<Box<str>>,
     /// A server did not accept the client's settings.
     pub(super) settings_refused: bool,
     /// The server has sent a FATAL error.
-    pub(super) server_ended: Option<String>,
+    pub(super) server_ended: Option<Box<str>>,
     /// A SET that stands alone, to be remembered if it succeeds.
-    pub(super) pending_set: Option<SetCommand>,
+    pub(super) pending_set: Option<Box<SetCommand>>,
     /// Statements of this client's were deallocated by SQL.
     pub(super) deallocates_all: bool,
     /// The server has said that they were.
@@ -166,7 +166,7 @@ impl ClientSession {
         let end = loop {
             // Boxed, and given back while the client rests: what it takes to run batches is more than all the rest.
             match Box::pin(self.serve(batch.take())).await {
-                Ok(Pause::Rests) => {}
+                Ok(Pause::Rests) => self.exchange.rest(),
                 Ok(Pause::Leaves) => break None,
                 Err(error) => break Some(error),
             }

@@ -206,6 +206,13 @@ impl Exchange {
         (owed, is_asked)
     }
 
+    /// Gives back what it needs only while something is owed.
+    pub(super) fn rest(&mut self) {
+        if self.queue.is_empty() && self.injected.is_empty() {
+            (self.queue, self.injected) = (VecDeque::new(), BytesMut::new());
+        }
+    }
+
     /// Whether nothing is owed.
     pub(super) fn is_done(&self) -> bool {
         self.queue.is_empty()

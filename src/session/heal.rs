@@ -17,7 +17,7 @@ use crate::protocol::extended::{self, Bind, Target};
 use crate::protocol::{FrontendTag, Reader, TransactionStatus, backend, frame, raw_error};
 use crate::server::{Definition, RowShape};
 
-use super::batch::{Batch, BatchEnd, Plan, plan};
+use super::batch::{Batch, BatchEnd, Plan};
 use super::client::ClientSession;
 use super::error::SessionError;
 use super::exchange::Aftermath;
@@ -96,11 +96,11 @@ impl ClientSession {
                         client = self.handle().id.0,
                         "a statement was prepared again: its result type has changed"
                     );
-                    let again = plan(&rest.bytes, self.given(None))?;
+                    let mut again = Plan::of(&rest.bytes, self.given(None))?;
                     // Another change may commit before the batch comes to it.
                     self.replay = (rest.tries < TRIES_MAX).then(|| rest.clone());
                     let batch = Batch { end: rest.end, len: rest.bytes.len() };
-                    return self.build_extended(lease, &rest.bytes, again, batch);
+                    return self.build_extended(lease, &rest.bytes, &mut again, batch);
                 }
                 error
             }

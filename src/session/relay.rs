@@ -89,10 +89,11 @@ impl ClientSession {
         let snapshot = self.database.catalog.load();
         let facts = self.database.horizons.is_watched().then(|| self.facts(&snapshot));
         let given = self.given(facts);
-        let mut plan = batch::plan(bytes, given)?;
+        let mut plan = Plan::default();
+        batch::find_out(&mut plan, bytes, given)?;
         if let Some(len) = plan.cut {
             batch = Batch { end: BatchEnd::Partial, len };
-            plan = batch::plan(bytes.get(..len).unwrap_or_default(), given)?;
+            plan = Plan::of(bytes.get(..len).unwrap_or_default(), given)?;
         }
         if plan.misses_catalog {
             self.database.catalog.miss();
@@ -110,7 +111,7 @@ impl ClientSession {
         let room = self.statements.len() < self.topology.config.limits.prepared_statements_per_client;
         let is_free = self.lease.is_none() && self.begun.is_none();
         if is_free && plan.is_local && room {
-            return self.run_locally(batch, plan);
+            return self.run_locally(batch, &mut plan);
         }
         if is_free && self.sets_nothing_new(&plan, batch) {
             self.confirm_setting(batch);
@@ -195,7 +196,8 @@ impl ClientSession {
         self.custom_names.append(&mut plan.custom_names);
         self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
         let alone = is_first && plan.queries == 1;
-        self.pending_set = plan.set.take().filter(|_| alone && lease.status == TransactionStatus::Idle);
+        let stands_alone = alone && lease.status == TransactionStatus::Idle;
+        self.pending_set = plan.set.take().filter(|_| stands_alone).map(Box::new);
         if plan.may_reset {
             let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
             plan.resets = self.resets_in(bytes);
@@ -220,17 +222,15 @@ impl ClientSession {
         {
             return self.settings_failed_early(lease, batch, error);
         }
-        let deallocated = plan.deallocated.clone();
-        let queries = plan.queries;
-        self.build(&mut lease, batch, plan)?;
+        self.build(&mut lease, batch, &mut plan)?;
         let pool = Arc::clone(lease.pool());
         let result = self.exchange_with(lease).await;
-        if let Some(name) = deallocated.filter(|_| !self.saw_error) {
+        if let Some(name) = plan.deallocated.filter(|_| !self.saw_error) {
             self.statements.set(&name, None);
         }
         let took = self.answered_at.saturating_duration_since(began);
-        pool.stats.queries.fetch_add(queries, Ordering::Relaxed);
-        pool.node.statements.fetch_add(queries, Ordering::Relaxed);
+        pool.stats.queries.fetch_add(plan.queries, Ordering::Relaxed);
+        pool.node.statements.fetch_add(plan.queries, Ordering::Relaxed);
         pool.stats.query_time.fetch_add(micros(took), Ordering::Relaxed);
         self.context.histograms.query(took);
         result
@@ -517,7 +517,7 @@ impl ClientSession {
             Wire::spent(inbox);
         }
         result?;
-        self.server_ended.take().map_or(Ok(()), |message| Err(SessionError::ServerEnded(message)))
+        self.server_ended.take().map_or(Ok(()), |message| Err(SessionError::ServerEnded(message.into())))
     }
 
     fn walk(&mut self, lease: &mut ServerLease, inbox: &[u8], run: &mut Run) -> Result<(), SessionError> {
@@ -673,7 +673,7 @@ impl ClientSession {
     /// What the server reported while startup settings were made again was not passed on; in the end the client
     /// must know what is.
     fn report_restored(&mut self, lease: &ServerLease) {
-        self.restoring.clear();
+        self.restoring = Box::default();
         let news = self.news_of_settings(lease);
         self.exchange.injected.extend_from_slice(&news);
     }
@@ -704,7 +704,7 @@ impl ClientSession {
     fn on_error(&mut self, lease: &mut ServerLease, body: &[u8], aftermath: Aftermath) {
         let fields = ErrorFields::read(body);
         if aftermath.own_failure || aftermath.settings_failed {
-            self.own_failure = Some(fields.message_lossy().into_owned());
+            self.own_failure = Some(fields.message_lossy().into());
         } else if !aftermath.is_ours {
             self.saw_error = true;
         }
@@ -712,7 +712,7 @@ impl ClientSession {
         if fields.is_fatal() {
             // The client gets the server's own words, and then the connection ends, as it would without us.
             lease.mark_broken();
-            self.server_ended = Some(fields.message_lossy().into_owned());
+            self.server_ended = Some(fields.message_lossy().into());
         }
     }
 

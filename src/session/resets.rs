@@ -36,7 +36,7 @@ impl ClientSession {
         if let Some(sql) = Settings::none().difference(&wanted) {
             frontend::query(&mut lease.wire.outbox, sql.as_bytes());
             self.exchange.push(Expect::OwnTry);
-            self.restoring = names.to_vec();
+            self.restoring = names.into();
         }
     }
 }

@@ -164,7 +164,7 @@ impl ClientSession {
         self.awaiting_sync = false;
         self.pass_to_client = 0;
         self.pass_to_server = 0;
-        self.restoring.clear();
+        self.restoring = Box::default();
         self.saw_error = false;
         self.own_failure = None;
         self.server_ended = None;

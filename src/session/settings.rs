@@ -115,7 +115,7 @@ impl ClientSession {
         lease.mark_broken();
         self.wire.inbox.advance(std::mem::take(&mut self.send_from_inbox));
         (self.pass_to_server, self.pass_to_client) = (0, 0);
-        self.restoring.clear();
+        self.restoring = Box::default();
         self.replay = None;
         self.awaiting_sync = false;
         self.nothing_happened();

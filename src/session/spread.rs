@@ -29,7 +29,7 @@ use crate::server::{Answer, QueryError};
 use crate::shard::{ShardNumber, key_columns, wrong_columns};
 use crate::sql::{Effect, Fill, Refusal, SessionEffects, Split, TransactionControl};
 
-use super::batch::{self, Batch, BatchEnd};
+use super::batch::{Batch, BatchEnd, Plan};
 use super::checkout::Needs;
 use super::client::ClientSession;
 use super::error::SessionError;
@@ -108,7 +108,7 @@ impl ClientSession {
         let began = Instant::now();
         self.reading.refresh(&self.settings);
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-        let mut plan = batch::plan(bytes, self.given(None))?;
+        let mut plan = Plan::of(bytes, self.given(None))?;
         let mirror = Mirror::of(bytes, &plan, &self.statements);
         let parts = match &placement {
             Placement::Rows(split) => divided(bytes, &plan, &self.statements, split),

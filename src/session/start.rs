@@ -1,5 +1,6 @@
 //! The first packets of a connection: TLS or not, cancel or session.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -33,11 +34,25 @@ enum Opening {
 ///
 /// # Cancel safety
 /// Dropped at any point, it closes its sockets; a server connection that is not clean is closed, too.
-pub async fn serve(context: Arc<SessionContext>, socket: Socket, peer: Peer) {
-    let login_timeout = context.topology.load().config.timeouts.client_login;
-    let counted = context.clients.login_begins();
+pub fn serve(
+    context: Arc<SessionContext>,
+    socket: Socket,
+    peer: Peer,
+) -> impl Future<Output = ()> + Send + 'static {
     // Boxed: what a login needs is given back before the session begins.
-    let opened = Box::pin(async {
+    let session = Box::pin(log_in(context, socket, peer));
+    async move {
+        if let Some(session) = session.await {
+            session.run().await;
+        }
+    }
+}
+
+/// From accept to a session, if that is what the client wants and may have.
+async fn log_in(context: Arc<SessionContext>, socket: Socket, peer: Peer) -> Option<login::Session> {
+    let login_timeout = context.topology.load().config.timeouts.client_login;
+    let _counted = context.clients.login_begins();
+    let opened = pin!(async {
         match open(&context, socket).await {
             Ok(Opening::Session(wire, startup)) => login::login(&context, wire, startup, &peer).await,
             Ok(Opening::Done) => None,
@@ -47,7 +62,7 @@ pub async fn serve(context: Arc<SessionContext>, socket: Socket, peer: Peer) {
             }
         }
     });
-    let session = if login_timeout.is_zero() {
+    if login_timeout.is_zero() {
         opened.await
     } else {
         match tokio::time::timeout(login_timeout, opened).await {
@@ -57,10 +72,6 @@ pub async fn serve(context: Arc<SessionContext>, socket: Socket, peer: Peer) {
                 None
             }
         }
-    };
-    drop(counted);
-    if let Some(session) = session {
-        session.run().await;
     }
 }
 

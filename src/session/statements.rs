@@ -1,8 +1,10 @@
 //! The prepared statements of one client, by the names it gave them, bounded in bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hashbrown::HashMap;
+use hashbrown::DefaultHashBuilder;
+use indexmap::IndexMap;
 
 use crate::server::{Definition, RowShape, decoy_name, is_server_name};
 
@@ -19,10 +21,46 @@ pub(super) struct Entry {
 /// A client's statements.
 #[derive(Debug, Default)]
 pub(super) struct ClientStatements {
-    named: HashMap<Box<[u8]>, Entry>,
+    /// Many clients have none.
+    named: Option<Box<Named>>,
     unnamed: Option<Entry>,
-    /// Bytes of SQL of the named ones.
+}
+
+/// Those that have names.
+#[derive(Debug, Default)]
+struct Named {
+    by_name: IndexMap<Box<[u8]>, Entry, DefaultHashBuilder>,
+    /// Where the one lies that was asked for last: a batch asks for the same one several times.
+    recent: AtomicUsize,
+    /// Bytes of their SQL.
     bytes: usize,
+}
+
+impl Named {
+    fn find(&self, name: &[u8]) -> Option<&Entry> {
+        let name = cut(name);
+        match self.by_name.get_index(self.recent.load(Ordering::Relaxed)) {
+            Some((recent, entry)) if **recent == *name => Some(entry),
+            _ => {
+                let (index, _, entry) = self.by_name.get_full(name)?;
+                self.recent.store(index, Ordering::Relaxed);
+                Some(entry)
+            }
+        }
+    }
+
+    fn put(&mut self, name: &[u8], entry: Option<Entry>) -> Option<Entry> {
+        let name = cut(name);
+        let previous = match entry {
+            Some(entry) => {
+                self.bytes += entry.definition.sql.len();
+                self.by_name.insert(name.into(), entry)
+            }
+            None => self.by_name.swap_remove(name),
+        };
+        self.bytes -= previous.as_ref().map_or(0, |entry| entry.definition.sql.len());
+        previous
+    }
 }
 
 impl ClientStatements {
@@ -32,7 +70,7 @@ impl ClientStatements {
     }
 
     fn entry(&self, name: &[u8]) -> Option<&Entry> {
-        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(cut(name)) }
+        if name.is_empty() { self.unnamed.as_ref() } else { self.named.as_ref()?.find(name) }
     }
 
     /// Sets or removes the statement of this name; the answer undoes it.
@@ -45,16 +83,10 @@ impl ClientStatements {
         if name.is_empty() {
             return std::mem::replace(&mut self.unnamed, entry);
         }
-        let name = cut(name);
-        let previous = match entry {
-            Some(entry) => {
-                self.bytes += entry.definition.sql.len();
-                self.named.insert(name.into(), entry)
-            }
-            None => self.named.remove(name),
-        };
-        self.bytes -= previous.as_ref().map_or(0, |entry| entry.definition.sql.len());
-        previous
+        match (&mut self.named, entry) {
+            (None, None) => None,
+            (named, entry) => named.get_or_insert_default().put(name, entry),
+        }
     }
 
     /// Undoes what [`ClientStatements::set`] did.
@@ -66,7 +98,10 @@ impl ClientStatements {
 
     /// The client was told what this statement gives back.
     pub(super) fn told(&mut self, name: &[u8], id: u64, shape: RowShape) {
-        let entry = if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(cut(name)) };
+        let entry = match &mut self.named {
+            _ if name.is_empty() => self.unnamed.as_mut(),
+            named => named.as_mut().and_then(|named| named.by_name.get_mut(cut(name))),
+        };
         if let Some(entry) = entry.filter(|entry| entry.definition.id == id) {
             entry.told = Some(shape);
         }
@@ -88,8 +123,9 @@ impl ClientStatements {
         let ours = rest.get(..end).filter(|ours| is_server_name(ours))?;
         let is_ours = |entry: &Entry| entry.definition.server_name.as_bytes() == ours;
         let stands_in = ours == decoy_name().as_bytes();
-        let blamed = blamed.filter(|name| stands_in || self.named.get(cut(name)).is_some_and(is_ours));
-        let mut named = self.named.iter().filter(|(_, entry)| is_ours(entry)).map(|(name, _)| &**name);
+        let blamed = blamed.filter(|name| stands_in || self.entry(name).is_some_and(is_ours));
+        let entries = self.named.iter().flat_map(|named| &named.by_name);
+        let mut named = entries.filter(|(_, entry)| is_ours(entry)).map(|(name, _)| &**name);
         let known = blamed.or_else(|| named.next())?;
         let mut out = before.to_vec();
         out.push(b'"');
@@ -110,18 +146,17 @@ impl ClientStatements {
 
     /// Named statements held.
     pub(super) fn len(&self) -> usize {
-        self.named.len()
+        self.named.as_ref().map_or(0, |named| named.by_name.len())
     }
 
     /// Bytes of their SQL.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.named.as_ref().map_or(0, |named| named.bytes)
     }
 
     /// Forgets what has a name: DISCARD ALL and DEALLOCATE ALL leave the unnamed one.
     pub(super) fn clear_named(&mut self) {
-        self.named = HashMap::default();
-        self.bytes = 0;
+        self.named = None;
     }
 }
 
