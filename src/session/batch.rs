@@ -412,27 +412,27 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                 };
                 let known =
                     fresh.iter().find(|(name, _)| *name == bind.statement).map(|(_, definition)| definition);
-                let old = || statements.find(bind.statement).filter(|_| !closed.contains(&bind.statement));
-                if known.is_none() && statements.has_been_told(bind.statement) {
-                    // What names other statements can only be prepared once those are there.
-                    let alone = |d: &&Arc<Definition>| !d.statement.session.intersects(NAMES_STATEMENTS);
-                    told.extend(old().filter(alone).map(|definition| Told {
-                        portal: bind.portal,
-                        statement: bind.statement,
-                        definition: Arc::clone(definition),
-                        executed: false,
-                    }));
-                }
-                if known.is_none()
-                    && !bind.statement.is_empty()
-                    && let Some(definition) = old().filter(|old| {
-                        !reading.is_the_same(&old.reading)
-                            && !old.statement.session.intersects(NAMES_STATEMENTS)
-                    })
+                let old = match known {
+                    None if !closed.contains(&bind.statement) => statements.find_told(bind.statement),
+                    _ => None,
+                };
+                // What names other statements can only be prepared once those are there.
+                if let Some((definition, was_told)) = old
+                    && !definition.statement.session.intersects(NAMES_STATEMENTS)
                 {
-                    plan.foreign.push((offset_in(bytes, bind.statement), Arc::clone(definition)));
+                    if was_told {
+                        told.push(Told {
+                            portal: bind.portal,
+                            statement: bind.statement,
+                            definition: Arc::clone(definition),
+                            executed: false,
+                        });
+                    }
+                    if !bind.statement.is_empty() && !reading.is_the_same(&definition.reading) {
+                        plan.foreign.push((offset_in(bytes, bind.statement), Arc::clone(definition)));
+                    }
                 }
-                if let Some(definition) = known.or_else(old) {
+                if let Some(definition) = known.or(old.map(|(definition, _)| definition)) {
                     plan.add(&definition.statement, &definition.sql, lex, statements, facts);
                     if definition.statement.session.intersects(MAY_SET) {
                         // The name of a setting may be a parameter.
@@ -955,7 +955,7 @@ impl ClientSession {
             let statement = bound.iter().find(|(portal, _)| *portal == name).map(|(_, statement)| *statement);
             let described = statement.and_then(|statement| {
                 let id = self.statements.find(statement)?.id;
-                Some(Described { name: statement.into(), id })
+                Some(Described { name: Name::from_slice(statement), id })
             });
             self.exchange.push(Expect::DescribePortal(described));
             return;
@@ -968,7 +968,7 @@ impl ClientSession {
         self.ensure_prepared(lease, &definition, named);
         let server_name = if named { definition.server_name.as_bytes() } else { b"" };
         extended::describe_statement(&mut lease.wire.outbox, server_name);
-        let described = Described { name: name.into(), id: definition.id };
+        let described = Described { name: Name::from_slice(name), id: definition.id };
         self.exchange.push(Expect::DescribeStatement(Some(described)));
     }
 

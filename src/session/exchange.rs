@@ -37,7 +37,7 @@ pub(super) enum Undo {
 #[derive(Debug)]
 pub(super) struct Described {
     /// The client's name for it.
-    pub(super) name: Box<[u8]>,
+    pub(super) name: Name,
     /// Its definition.
     pub(super) id: u64,
 }
@@ -160,7 +160,7 @@ impl Aftermath {
     pub(super) fn blamed(&self) -> Option<Name> {
         match self.undone.first() {
             Some(Expect::Bind(name) | Expect::Taken(name)) => Some(name.clone()),
-            Some(Expect::DescribeStatement(Some(described))) => Some(Name::from_slice(&described.name)),
+            Some(Expect::DescribeStatement(Some(described))) => Some(described.name.clone()),
             _ => None,
         }
     }

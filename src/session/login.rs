@@ -1,6 +1,7 @@
 //! Login: who is it, may it, and what is it told before its first query.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,12 +54,12 @@ pub(super) enum Session {
 }
 
 impl Session {
-    /// Serves it to its end.
-    pub(super) async fn run(self) {
+    /// Serves it to its end. Boxed: the task of each client has room for the largest of them.
+    pub(super) fn run(self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         match self {
-            Self::Client(session) => session.run().await,
-            Self::Console(session) => Box::pin(session.run()).await,
-            Self::Replication(session) => Box::pin(session.run()).await,
+            Self::Client(session) => Box::pin(session.run()),
+            Self::Console(session) => Box::pin(session.run()),
+            Self::Replication(session) => Box::pin(session.run()),
         }
     }
 }

@@ -41,12 +41,20 @@ impl Named {
         let name = cut(name);
         match self.by_name.get_index(self.recent.load(Ordering::Relaxed)) {
             Some((recent, entry)) if **recent == *name => Some(entry),
-            _ => {
-                let (index, _, entry) = self.by_name.get_full(name)?;
-                self.recent.store(index, Ordering::Relaxed);
-                Some(entry)
-            }
+            _ => self.look_up(name),
         }
+    }
+
+    fn look_up(&self, name: &[u8]) -> Option<&Entry> {
+        let (index, _, entry) = self.by_name.get_full(name)?;
+        self.recent.store(index, Ordering::Relaxed);
+        Some(entry)
+    }
+
+    fn find_mut(&mut self, name: &[u8]) -> Option<&mut Entry> {
+        self.find(name)?;
+        // It is the one that was found last.
+        self.by_name.get_index_mut(*self.recent.get_mut()).map(|(_, entry)| entry)
     }
 
     fn put(&mut self, name: &[u8], entry: Option<Entry>) -> Option<Entry> {
@@ -100,16 +108,16 @@ impl ClientStatements {
     pub(super) fn told(&mut self, name: &[u8], id: u64, shape: RowShape) {
         let entry = match &mut self.named {
             _ if name.is_empty() => self.unnamed.as_mut(),
-            named => named.as_mut().and_then(|named| named.by_name.get_mut(cut(name))),
+            named => named.as_mut().and_then(|named| named.find_mut(name)),
         };
         if let Some(entry) = entry.filter(|entry| entry.definition.id == id) {
             entry.told = Some(shape);
         }
     }
 
-    /// What the client was told that this statement gives back.
-    pub(super) fn has_been_told(&self, name: &[u8]) -> bool {
-        self.entry(name).is_some_and(|entry| entry.told.is_some())
+    /// The statement of this name, and whether the client was told what it gives back.
+    pub(super) fn find_told(&self, name: &[u8]) -> Option<(&Arc<Definition>, bool)> {
+        self.entry(name).map(|entry| (&entry.definition, entry.told.is_some()))
     }
 
     /// The body of an error in which our name for a statement of this client's is replaced by the client's;
