@@ -2,9 +2,6 @@
 import importlib.machinery
 import importlib.util
 import os
-import sys
-
-sys.dont_write_bytecode = True
 
 
 def load(name):

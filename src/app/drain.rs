@@ -65,7 +65,7 @@ const SWEEPS_TO_GIVE_BACK: u32 = 10;
 /// More than the allocator keeps for the next time; never touched, so it costs no memory.
 const LARGE_BYTES: usize = 2 << 20;
 
-/// Gives clients the orders whose deadlines have passed. Runs until dropped.
+/// Gives clients the orders whose deadlines have passed, and memory back to the system. Runs until dropped.
 pub(super) async fn sweep(clients: Arc<Registry>) {
     let mut ticks = tokio::time::interval(SWEEP_PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -25,8 +25,7 @@ pub(super) async fn accept(listener: Listener, context: Arc<SessionContext>, wor
                 }
                 match socket.detach() {
                     Ok(detached) => workers.spawn_on(worker, move || {
-                        let attached = detached.attach();
-                        let served = attached.map(|socket| session::serve(context, socket, peer));
+                        let served = detached.attach().map(|socket| session::serve(context, socket, peer));
                         async move {
                             match served {
                                 Ok(served) => served.await,

@@ -117,27 +117,19 @@ impl DatabaseEntry {
         let cluster = &self.cluster;
         let max_lag = self.settings.routing.max_replica_lag;
         let lead = cluster.leadership.lead();
-        let mut replicas: SmallVec<[NodeView; 8]> = SmallVec::new();
-        // Usable nodes that take part in this turn, and those that do not.
-        let (mut any_takes_part, mut idlers) = (false, SmallVec::<[usize; 8]>::new());
-        for place in 0..cluster.readers(lead) {
-            let index = cluster.reader(place);
-            let node = cluster.node(index);
-            let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);
-            let follows = cluster.leadership.standing(index) == Standing::Replica;
-            let view = node_view(node, weight, cluster.is_near(index), follows, max_lag);
-            if view.usable && node.takes_part(turn) {
-                any_takes_part = true;
-            } else if view.usable {
-                idlers.push(place);
-            }
-            replicas.push(view);
-        }
-        if any_takes_part {
-            for place in idlers {
-                if let Some(view) = replicas.get_mut(place) {
-                    view.usable = false;
-                }
+        let mut replicas: SmallVec<[NodeView; 8]> = (0..cluster.readers(lead))
+            .map(|place| {
+                let index = cluster.reader(place);
+                let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);
+                let follows = cluster.leadership.standing(index) == Standing::Replica;
+                node_view(cluster.node(index), weight, cluster.is_near(index), follows, max_lag)
+            })
+            .collect();
+        // As long as there is another.
+        let takes_part = |place: usize| cluster.node(cluster.reader(place)).takes_part(turn);
+        if replicas.iter().enumerate().any(|(place, view)| view.usable && takes_part(place)) {
+            for (place, view) in replicas.iter_mut().enumerate() {
+                view.usable &= takes_part(place);
             }
         }
         let primary = node_view(

@@ -55,12 +55,11 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
         Freshness::NotKnownYet => accepts_stale,
     };
     let mut candidates: SmallVec<[(Target, &NodeView); 8]> = SmallVec::new();
-    let (mut any_usable, mut any_near, mut any_far) = (false, false, false);
+    let (mut any_usable, mut any_near) = (false, false);
     for (index, node) in cluster.replicas.iter().enumerate().filter(|(_, node)| node.usable) {
         any_usable = true;
         if fresh(node) {
             any_near |= node.near;
-            any_far |= !node.near;
             candidates.push((Target::Replica(index), node));
         }
     }
@@ -70,10 +69,9 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
     }
     if session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable {
         any_near |= cluster.primary.near;
-        any_far |= !cluster.primary.near;
         candidates.push((Target::Primary, &cluster.primary));
     }
-    if any_near && any_far {
+    if any_near {
         // Another zone is far away, and costs money.
         candidates.retain(|(_, node)| node.near);
     }

@@ -75,8 +75,9 @@ const TOKENS_MAX: usize = 20_000;
 ///
 /// # Errors
 /// Why rows cannot be given to shards: the table is not declared; the key is not in the list of columns; the data
-/// comes from a file or program of the server; there are other statements; an option that is not known, is a string with unusual escapes, or `ON_ERROR` other than `stop`; an encoding in which a backslash may be
-/// part of a character; a function in WHERE that is not built in.
+/// comes from a file or program of the server; there are other statements; an option that is not known, is a string
+/// with unusual escapes, or `ON_ERROR` other than `stop`; an encoding in which a backslash may be part of a character; a
+/// function in WHERE that is not built in.
 pub fn copy_from(sql: &[u8], lex: LexOptions, schema: &ShardedSchema) -> Result<Option<CopyFrom>, Refusal> {
     let mut scanner = Scanner::new(sql, lex);
     let mut tokens = Vec::new();
