@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use deadpool::managed::Object;
 
@@ -29,12 +30,17 @@ impl ServerLease {
     }
 
     /// Returns the connection if it is clean, closes it otherwise. The oldest waiter gets it at once.
-    pub fn checkin(mut self) {
+    pub fn checkin(self) {
+        self.checkin_at(Instant::now());
+    }
+
+    /// The same for somebody who has looked at the clock just now.
+    pub fn checkin_at(mut self, now: Instant) {
         if self.is_clean()
             && let Some(object) = self.object.take()
         {
             self.pool.node.in_flight.fetch_sub(1, Ordering::Relaxed);
-            self.pool.take_back(object);
+            self.pool.take_back(object, now);
         }
         // Otherwise the drop closes it.
     }

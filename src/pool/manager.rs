@@ -319,12 +319,11 @@ impl Pool {
     }
 
     /// A clean connection comes back: to the oldest waiter, or into the store.
-    pub(super) fn take_back(self: &Arc<Self>, mut object: Object<Manager>) {
+    pub(super) fn take_back(self: &Arc<Self>, mut object: Object<Manager>, now: Instant) {
         let home = object.home;
         let mut gate = self.gate.lock();
         let over = gate.total() > gate.size || gate.closed || gate.holds > 0;
         let outdated = gate.epoch_started.is_some_and(|epoch| object.opened_at < epoch);
-        let now = Instant::now();
         let retired = object.retire_at.is_some_and(|at| at <= now);
         if over || outdated || retired {
             drop(gate);

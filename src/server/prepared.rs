@@ -205,24 +205,29 @@ struct Held {
     catalog: u64,
 }
 
+/// Whether a server connection holds a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// It does not.
+    Nothing,
+    /// It does, prepared before the catalog changed.
+    Older,
+    /// It does.
+    Current,
+}
+
 impl PreparedSet {
-    /// Whether the server has it; marks it as used.
+    /// Whether the server has it, when the catalog is at epoch `catalog`; marks it as used.
     #[inline]
-    pub fn touch(&mut self, id: u64) -> bool {
+    pub fn touch(&mut self, id: u64, catalog: u64) -> Holds {
         self.clock += 1;
         match self.held.get_mut(&id) {
             Some(entry) => {
                 entry.used = self.clock;
-                true
+                if entry.catalog == catalog { Holds::Current } else { Holds::Older }
             }
-            None => false,
+            None => Holds::Nothing,
         }
-    }
-
-    /// Whether it was prepared before the catalog changed to `catalog`.
-    #[inline]
-    pub fn is_older(&self, id: u64, catalog: u64) -> bool {
-        self.held.get(&id).is_some_and(|entry| entry.catalog != catalog)
     }
 
     /// What it gives back, if that is known.
@@ -376,7 +381,7 @@ mod tests {
         set.taint(one.id);
         assert!(set.has_grown(), "looked at by the batch that prepared it");
         set.drop_tainted();
-        assert!(set.has_grown() && !set.touch(one.id));
+        assert!(set.has_grown() && set.touch(one.id, 0) == Holds::Nothing);
         assert_eq!(set.evict(10, usize::MAX, set.clock()).len(), 1);
     }
 
@@ -387,13 +392,15 @@ mod tests {
         for definition in &all {
             set.insert(Arc::clone(definition), 0);
         }
-        assert!(set.touch(all[0].id) && set.touch(all[1].id) && !set.touch(0));
+        let touched = [all[0].id, all[1].id, 0].map(|id| set.touch(id, 0));
+        assert_eq!(touched, [Holds::Current, Holds::Current, Holds::Nothing]);
+        assert_eq!(set.touch(all[0].id, 1), Holds::Older);
         let gone = set.evict(3, usize::MAX, set.clock());
         assert_eq!(gone.iter().map(|d| d.id).collect::<Vec<_>>(), [all[2].id, all[3].id]);
         assert_eq!((set.len(), set.bytes()), (3, 3 * "SELECT a0".len()));
         // By bytes, but never the last one; never what this batch uses.
         let since = set.clock();
-        set.touch(all[4].id);
+        set.touch(all[4].id, 0);
         assert_eq!(set.evict(10, 5, since).len(), 2);
         assert_eq!(set.evict(10, 5, since).len(), 0);
         set.remove(all[4].id);

@@ -1,6 +1,6 @@
 //! A simple query of our own on a server connection: probes, resets, looks at the session's state.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::LazyLock;
 
@@ -154,16 +154,15 @@ pub type RowShape = u64;
 pub fn row_shape(body: &[u8]) -> RowShape {
     static SEEDED: LazyLock<hashbrown::DefaultHashBuilder> = LazyLock::new(Default::default);
     let mut hasher = SEEDED.build_hasher();
-    let mut reader = Reader::new(body);
-    let _ = reader.i16();
-    while let Ok(name) = reader.cstr() {
-        name.hash(&mut hasher);
-        let (Ok(_), Ok(_), Ok(oid), Ok(_), Ok(modifier), Ok(_)) =
-            (reader.i32(), reader.i16(), reader.i32(), reader.i16(), reader.i32(), reader.i16())
-        else {
-            break;
-        };
-        hasher.write_u64(u64::from(oid.cast_unsigned()) << 32 | u64::from(modifier.cast_unsigned()));
+    let mut rest = body.get(size_of::<i16>()..).unwrap_or_default();
+    while let Some(end) = rest.iter().position(|byte| *byte == 0)
+        && let Some((name, behind)) = rest.split_at_checked(end + 1)
+        && let Some((column, tail)) = behind.split_first_chunk::<18>()
+    {
+        hasher.write(name);
+        // Behind the table and the number in it, in front of the format.
+        hasher.write(&column[6..16]);
+        rest = tail;
     }
     hasher.finish()
 }

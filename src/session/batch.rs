@@ -19,7 +19,7 @@ use crate::protocol::{
     ErrorResponse, FrameError, FrontendTag, Reader, SqlState, TransactionStatus, backend, frame, frontend,
 };
 use crate::route::Work;
-use crate::server::{Definition, Parsed, decoy_name, is_server_name};
+use crate::server::{Definition, Holds, Parsed, decoy_name, is_server_name};
 use crate::sql::{
     Effect, Fingerprint, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set,
 };
@@ -295,8 +295,16 @@ const ENDS: [FrontendTag; 2] = [FrontendTag::SYNC, FrontendTag::FLUSH];
 struct Told<'a> {
     portal: &'a [u8],
     statement: &'a [u8],
-    definition: Arc<Definition>,
+    definition: &'a Arc<Definition>,
     executed: bool,
+}
+
+/// A portal of a named statement.
+struct Bound<'a> {
+    portal: &'a [u8],
+    statement: &'a [u8],
+    /// Of the statement's definition.
+    id: u64,
 }
 
 /// What a batch means depends on.
@@ -424,7 +432,7 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                         told.push(Told {
                             portal: bind.portal,
                             statement: bind.statement,
-                            definition: Arc::clone(definition),
+                            definition,
                             executed: false,
                         });
                     }
@@ -464,7 +472,9 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                     let asked = if target == Named::Portal { told.portal } else { told.statement };
                     told.executed || asked != name
                 });
-                if let Some(definition) = statements.find(name).filter(|_| target == Named::Statement) {
+                if target == Named::Statement
+                    && let Some(definition) = statements.find(name)
+                {
                     if !name.is_empty() && !reading.is_the_same(&definition.reading) {
                         plan.foreign.push((offset_in(bytes, name), Arc::clone(definition)));
                     }
@@ -519,7 +529,8 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
             }
         }
     }
-    plan.told.extend(told.into_iter().map(|told| (offset_in(bytes, told.statement), told.definition)));
+    plan.told
+        .extend(told.into_iter().map(|told| (offset_in(bytes, told.statement), Arc::clone(told.definition))));
     if plan.only_asks {
         // Nothing runs; what is asked about decides, so that the asking sees what the running would.
         for definition in parsed {
@@ -695,7 +706,7 @@ impl ClientSession {
         lease.wire.lend_outbox();
         self.evict(lease);
         // Portals of named statements, as far as this batch tells.
-        let mut bound: SmallVec<[(&[u8], &[u8]); 2]> = SmallVec::new();
+        let mut bound: SmallVec<[Bound<'_>; 2]> = SmallVec::new();
         let mut definitions = plan.definitions.iter_mut();
         let mut rest = bytes;
         while let Some((header, body, tail)) = frame::split(rest, usize::MAX)? {
@@ -711,11 +722,8 @@ impl ClientSession {
                 }
                 FrontendTag::BIND => match Bind::read(body) {
                     Ok(bind) => {
-                        bound.retain(|(portal, _)| *portal != bind.portal);
-                        if !bind.statement.is_empty() {
-                            bound.push((bind.portal, bind.statement));
-                        }
-                        self.build_bind(lease, whole, &bind);
+                        bound.retain(|bound| bound.portal != bind.portal);
+                        bound.extend(self.build_bind(lease, whole, &bind));
                     }
                     Err(_) => self.build_malformed(lease, whole),
                 },
@@ -825,7 +833,7 @@ impl ClientSession {
             lease.wire.outbox.extend_from_slice(whole);
             lease.unnamed = Some(definition);
             self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
-        } else if lease.prepared.touch(definition.id) && !self.close_older(lease, &definition) {
+        } else if self.has_current(lease, &definition) {
             self.exchange.push(Expect::InjectParse(undo));
             return;
         } else {
@@ -877,15 +885,18 @@ impl ClientSession {
         self.exchange.push(expect);
     }
 
-    /// Closes a statement that was prepared before the catalog changed: its plan may be stale, and whoever has
-    /// prepared it since must not hear of that.
-    fn close_older(&mut self, lease: &mut ServerLease, definition: &Arc<Definition>) -> bool {
-        if !lease.prepared.is_older(definition.id, self.catalog_epoch) {
-            return false;
+    /// Whether the server has a statement of ours. One that was prepared before the catalog changed is closed: its
+    /// plan may be stale, and whoever has prepared it since must not hear of that.
+    fn has_current(&mut self, lease: &mut ServerLease, definition: &Arc<Definition>) -> bool {
+        match lease.prepared.touch(definition.id, self.catalog_epoch) {
+            Holds::Nothing => false,
+            Holds::Current => true,
+            Holds::Older => {
+                extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
+                self.exchange.push(Expect::OwnClose(Arc::clone(definition)));
+                false
+            }
         }
-        extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
-        self.exchange.push(Expect::OwnClose(Arc::clone(definition)));
-        true
     }
 
     /// A Parse under the client's own name, on a connection where SQL's PREPARE may have used it.
@@ -906,7 +917,7 @@ impl ClientSession {
             Parse { name, sql: &definition.sql, types: &definition.types }.write(out, name);
         };
         if named {
-            if lease.prepared.touch(definition.id) && !self.close_older(lease, definition) {
+            if self.has_current(lease, definition) {
                 return;
             }
             write(&mut lease.wire.outbox, definition.server_name.as_bytes());
@@ -926,12 +937,18 @@ impl ClientSession {
         lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn build_bind(&mut self, lease: &mut ServerLease, whole: &[u8], bind: &Bind<'_>) {
+    /// Answers which portal of which named statement it makes.
+    fn build_bind<'a>(
+        &mut self,
+        lease: &mut ServerLease,
+        whole: &[u8],
+        bind: &Bind<'a>,
+    ) -> Option<Bound<'a>> {
         lease.pool().stats.binds.fetch_add(1, Ordering::Relaxed);
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
             let expect = Expect::Bind(Name::from_slice(bind.statement));
             self.build_unknown(lease, whole, bind.statement, expect);
-            return;
+            return None;
         };
         let named = !bind.statement.is_empty();
         self.ensure_prepared(lease, &definition, named);
@@ -941,6 +958,7 @@ impl ClientSession {
             lease.wire.outbox.extend_from_slice(whole);
         }
         self.exchange.push(Expect::Bind(Name::from_slice(bind.statement)));
+        named.then_some(Bound { portal: bind.portal, statement: bind.statement, id: definition.id })
     }
 
     fn build_describe(
@@ -948,15 +966,14 @@ impl ClientSession {
         lease: &mut ServerLease,
         whole: &[u8],
         (target, name): (Named, &[u8]),
-        bound: &[(&[u8], &[u8])],
+        bound: &[Bound<'_>],
     ) {
         if target == Named::Portal {
             lease.wire.outbox.extend_from_slice(whole);
-            let statement = bound.iter().find(|(portal, _)| *portal == name).map(|(_, statement)| *statement);
-            let described = statement.and_then(|statement| {
-                let id = self.statements.find(statement)?.id;
-                Some(Described { name: Name::from_slice(statement), id })
-            });
+            let described = bound
+                .iter()
+                .find(|bound| bound.portal == name)
+                .map(|bound| Described { name: Name::from_slice(bound.statement), id: bound.id });
             self.exchange.push(Expect::DescribePortal(described));
             return;
         }

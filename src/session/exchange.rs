@@ -276,7 +276,14 @@ impl Exchange {
     }
 
     /// Emits what is to be injected at the front.
+    #[inline]
     pub(super) fn settle(&mut self) {
+        if matches!(self.queue.front(), Some(Expect::InjectParse(_) | Expect::InjectClose(_))) {
+            self.inject();
+        }
+    }
+
+    fn inject(&mut self) {
         loop {
             match self.queue.front() {
                 Some(Expect::InjectParse(_)) => backend::bare(&mut self.injected, BackendTag::PARSE_COMPLETE),
@@ -287,21 +294,10 @@ impl Exchange {
         }
     }
 
-    /// Takes one message (not ParameterStatus, NoticeResponse or NotificationResponse, which may come at
-    /// any time).
-    pub(super) fn on_message(&mut self, tag: BackendTag, aftermath: &mut Aftermath) -> Verdict {
-        let verdict = self.advance(tag, aftermath);
-        if verdict != Verdict::Unexpected {
-            self.settle();
-        }
-        verdict
-    }
-
-    fn advance(&mut self, tag: BackendTag, aftermath: &mut Aftermath) -> Verdict {
+    /// Takes one message (not ErrorResponse, and not ParameterStatus, NoticeResponse or NotificationResponse, which
+    /// may come at any time).
+    pub(super) fn on_message(&mut self, tag: BackendTag) -> Verdict {
         use BackendTag as T;
-        if tag == T::ERROR_RESPONSE {
-            return self.on_error(aftermath);
-        }
         let Some(front) = self.queue.front_mut() else { return Verdict::Unexpected };
         let (verdict, done) = match front {
             Expect::Query(_) => match tag {
@@ -408,11 +404,20 @@ impl Exchange {
             if tag == T::READY_FOR_QUERY && matches!(self.queue.front(), Some(Expect::OwnTry)) {
                 return Verdict::Drop;
             }
+            self.settle();
         }
         verdict
     }
 
-    fn on_error(&mut self, aftermath: &mut Aftermath) -> Verdict {
+    /// Takes an ErrorResponse.
+    pub(super) fn on_error(&mut self) -> (Verdict, Aftermath) {
+        let mut aftermath = Aftermath::default();
+        let verdict = self.fail(&mut aftermath);
+        self.settle();
+        (verdict, aftermath)
+    }
+
+    fn fail(&mut self, aftermath: &mut Aftermath) -> Verdict {
         self.copy_in = false;
         let uncertain = std::mem::take(&mut self.copy_syncs) > 0;
         if uncertain && matches!(self.queue.front(), Some(Expect::Query(_))) {
@@ -488,9 +493,16 @@ mod tests {
     use BackendTag as T;
 
     fn run(exchange: &mut Exchange, tags: &[BackendTag]) -> (Vec<Verdict>, Aftermath) {
-        let mut aftermath = Aftermath::default();
-        let verdicts = tags.iter().map(|tag| exchange.on_message(*tag, &mut aftermath)).collect();
-        (verdicts, aftermath)
+        let mut last = Aftermath::default();
+        let verdicts = tags.iter().map(|tag| {
+            if *tag != T::ERROR_RESPONSE {
+                return exchange.on_message(*tag);
+            }
+            let (verdict, aftermath) = exchange.on_error();
+            last = aftermath;
+            verdict
+        });
+        (verdicts.collect(), last)
     }
 
     fn own_parse() -> Expect {

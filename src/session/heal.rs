@@ -10,17 +10,14 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
-
 use crate::pool::ServerLease;
 use crate::protocol::extended::{self, Bind, Target};
 use crate::protocol::{FrontendTag, Reader, TransactionStatus, backend, frame, raw_error};
-use crate::server::{Definition, RowShape};
+use crate::server::{Definition, Holds, RowShape};
 
 use super::batch::{Batch, BatchEnd, Plan};
 use super::client::ClientSession;
 use super::error::SessionError;
-use super::exchange::Aftermath;
 use super::reading::Reading;
 
 /// Longest batch that is kept for a second try.
@@ -29,10 +26,11 @@ const REPLAY_BYTES_MAX: usize = 64 * 1024;
 /// How often a batch is tried again: each time somebody has changed the table between two messages.
 const TRIES_MAX: u8 = 10;
 
-/// A batch that may be tried again.
-#[derive(Clone, Debug)]
+/// How the batch that is kept may be tried again.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Replay {
-    pub bytes: BytesMut,
+    /// From this byte on.
+    pub from: usize,
     pub end: BatchEnd,
     /// How often it was.
     pub tries: u8,
@@ -56,17 +54,17 @@ impl ClientSession {
         if !expected || !is_stale_plan(body) || lease.status != TransactionStatus::Idle {
             return false;
         }
-        let Some(mut replay) = self.replay.take() else { return false };
-        let Some((skip, name)) = first_use(&replay.bytes) else { return false };
+        let Some(replay) = self.replay.take() else { return false };
+        let kept = self.retry.kept.get(replay.from..).unwrap_or_default();
+        let Some((skip, name)) = first_use(kept) else { return false };
         let Some(definition) = self.statements.find(&name).cloned() else { return false };
         self.exchange.describes_again = !self.exchange.expects_bind();
-        let mut aftermath = Aftermath::default();
-        self.exchange.on_message(crate::protocol::BackendTag::ERROR_RESPONSE, &mut aftermath);
+        let (_, aftermath) = self.exchange.on_error();
         self.undo(lease, aftermath);
         if !self.exchange.swallow_sync() {
             return false;
         }
-        let rest = Replay { bytes: replay.bytes.split_off(skip), end: replay.end, tries: replay.tries + 1 };
+        let rest = Replay { from: replay.from + skip, end: replay.end, tries: replay.tries + 1 };
         self.heal = Some(Box::new(Heal { rest, name, definition, error: body.to_vec() }));
         true
     }
@@ -91,16 +89,13 @@ impl ClientSession {
         let Heal { rest, name, definition, error } = heal;
         let error = match self.prepare_now(lease, &name, &definition).await? {
             Ok(shape) => {
-                if self.statements.fits(&name, shape) || asks_again(&rest.bytes) {
+                let kept = self.retry.kept.get(rest.from..).unwrap_or_default();
+                if self.statements.fits(&name, shape) || asks_again(kept) {
                     tracing::debug!(
                         client = self.handle().id.0,
                         "a statement was prepared again: its result type has changed"
                     );
-                    let mut again = Plan::of(&rest.bytes, self.given(None))?;
-                    // Another change may commit before the batch comes to it.
-                    self.replay = (rest.tries < TRIES_MAX).then(|| rest.clone());
-                    let batch = Batch { end: rest.end, len: rest.bytes.len() };
-                    return self.build_extended(lease, &rest.bytes, &mut again, batch);
+                    return self.send_rest(lease, rest);
                 }
                 error
             }
@@ -117,6 +112,19 @@ impl ClientSession {
             self.exchange.skipping = true;
         }
         Ok(())
+    }
+
+    /// Sends the rest of a batch whose first part has been answered.
+    fn send_rest(&mut self, lease: &mut ServerLease, rest: Replay) -> Result<(), SessionError> {
+        // Another change may commit before the batch comes to it.
+        self.replay = (rest.tries < TRIES_MAX).then_some(rest);
+        let kept = std::mem::take(&mut self.retry.kept);
+        let bytes = kept.get(rest.from..).unwrap_or_default();
+        let result = Plan::of(bytes, self.given(None)).and_then(|mut plan| {
+            self.build_extended(lease, bytes, &mut plan, Batch { end: rest.end, len: bytes.len() })
+        });
+        self.retry.kept = kept;
+        result
     }
 
     /// Statements whose texts were read under other settings than the client has now are prepared under those,
@@ -179,7 +187,7 @@ impl ClientSession {
         if name.is_empty() {
             return lease.unnamed.as_ref().is_some_and(|held| Arc::ptr_eq(held, definition));
         }
-        lease.prepared.touch(definition.id) && !lease.prepared.is_older(definition.id, self.catalog_epoch)
+        lease.prepared.touch(definition.id, self.catalog_epoch) == Holds::Current
     }
 
     fn known_shape(
@@ -273,6 +281,8 @@ fn asks_again(batch: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
     use crate::protocol::frontend;
 

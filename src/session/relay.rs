@@ -214,8 +214,8 @@ impl ClientSession {
             return self.exchange_with(lease).await;
         }
         if plan.uses_named && self.may_replay(&lease, batch, plan.only_asks) {
-            let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-            self.replay = Some(Replay { bytes: BytesMut::from(bytes), end: batch.end, tries: 0 });
+            self.retry.keep(self.wire.inbox.get(..batch.len).unwrap_or_default());
+            self.replay = Some(Replay { from: 0, end: batch.end, tries: 0 });
         }
         if plan.may_end
             && let Err(error) = self.sync_settings_now(&mut lease).await
@@ -307,7 +307,7 @@ impl ClientSession {
         }
         self.answered_at = Instant::now();
         self.replay = None;
-        self.retry.disarm();
+        self.retry.answered();
         if let Some(failure) = self.own_failure.take() {
             // The client's settings could not be made on this connection: its answers mean nothing.
             lease.mark_broken();
@@ -374,7 +374,7 @@ impl ClientSession {
             self.verify(&mut lease).await?;
         }
         self.handle().unlink();
-        lease.checkin();
+        lease.checkin_at(self.answered_at);
         self.handle().set_activity(Activity::Idle, self.handle().epoch());
         Ok(())
     }
@@ -579,14 +579,7 @@ impl ClientSession {
                 return Ok(if self.exchange.is_ours() { Verdict::Drop } else { Verdict::Forward });
             }
             BackendTag::NOTIFICATION_RESPONSE => return Ok(self.on_notification(lease, body)),
-            _ => {}
-        }
-        if tag == BackendTag::ERROR_RESPONSE
-            && let Some(error) = self.spares(tag, body).or_else(|| self.ends_over_stray(body))
-        {
-            return Err(error);
-        }
-        match tag {
+            BackendTag::ERROR_RESPONSE => return self.on_error(lease, body),
             // From here on the batch has been answered in part.
             BackendTag::ROW_DESCRIPTION | BackendTag::NO_DATA => {
                 self.note_shape(lease, tag, body);
@@ -596,65 +589,40 @@ impl ClientSession {
             BackendTag::COMMAND_COMPLETE if self.deallocates_all => {
                 self.deallocated_all |= matches!(body, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0");
             }
-            BackendTag::ERROR_RESPONSE if self.replay.is_some() && self.begin_heal(lease, body) => {
-                return Ok(Verdict::Drop);
-            }
             _ => {}
         }
-        let mut aftermath = Aftermath::default();
-        let verdict = self.exchange.on_message(tag, &mut aftermath);
-        match tag {
-            _ if verdict == Verdict::Unexpected => {
-                return Err(SessionError::ServerLost(format!(
-                    "unexpected message {:#04x} from the server",
-                    tag.0
-                )));
+        match self.exchange.on_message(tag) {
+            Verdict::Unexpected => {
+                Err(SessionError::ServerLost(format!("unexpected message {:#04x} from the server", tag.0)))
             }
-            BackendTag::READY_FOR_QUERY => {
-                // Not what we have asked ourselves, in front of the client's.
-                let over = verdict == Verdict::Forward && body.first() == Some(&b'I');
-                self.writes.before_acknowledgment(over);
-                if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
-                    lease.status = status;
-                }
-                if self.changes_catalog
-                    && lease.status == TransactionStatus::Idle
-                    && verdict == Verdict::Forward
-                {
-                    // Before the client hears of it.
-                    self.changes_catalog = false;
-                    self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
-                }
-                self.awaiting_sync &= verdict == Verdict::Drop;
-                if std::mem::take(&mut self.exchange.answered_sync) {
-                    self.awaiting_sync = false;
-                    backend::ready_for_query(&mut self.exchange.injected, lease.status);
-                }
-                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
-                if verdict == Verdict::Forward {
-                    return Ok(self.on_ready(lease));
-                }
-            }
-            BackendTag::ERROR_RESPONSE => {
-                let blamed = aftermath.blamed();
-                if aftermath.settings_failed && !ErrorFields::read(body).is_fatal() {
-                    return Err(SessionError::Settings(Box::new(super::settings::not_accepted(body))));
-                }
-                self.on_error(lease, body, aftermath);
-                // The server skips all that comes up to a Sync, also when the batch ended with a Query that
-                // it skipped, too: nobody else can use it before.
-                self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
-                if verdict == Verdict::Forward && self.reword_error(body, blamed.as_deref()) {
-                    return Ok(Verdict::Drop);
-                }
-            }
-            _ => {}
+            verdict if tag == BackendTag::READY_FOR_QUERY => Ok(self.on_ready(lease, body, verdict)),
+            verdict => Ok(verdict),
         }
-        Ok(verdict)
+    }
+
+    fn on_ready(&mut self, lease: &mut ServerLease, body: &[u8], verdict: Verdict) -> Verdict {
+        // Not what we have asked ourselves, in front of the client's.
+        let over = verdict == Verdict::Forward && body.first() == Some(&b'I');
+        self.writes.before_acknowledgment(over);
+        if let Some(status) = body.first().copied().and_then(TransactionStatus::from_byte) {
+            lease.status = status;
+        }
+        if self.changes_catalog && lease.status == TransactionStatus::Idle && verdict == Verdict::Forward {
+            // Before the client hears of it.
+            self.changes_catalog = false;
+            self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        self.awaiting_sync &= verdict == Verdict::Drop;
+        if std::mem::take(&mut self.exchange.answered_sync) {
+            self.awaiting_sync = false;
+            backend::ready_for_query(&mut self.exchange.injected, lease.status);
+        }
+        self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
+        if verdict == Verdict::Forward { self.pass_ready(lease) } else { verdict }
     }
 
     /// A ReadyForQuery for the client: as it came, in words of ours, or later.
-    fn on_ready(&mut self, lease: &ServerLease) -> Verdict {
+    fn pass_ready(&mut self, lease: &ServerLease) -> Verdict {
         let restored = !self.restoring.is_empty();
         if restored {
             self.report_restored(lease);
@@ -701,7 +669,30 @@ impl ClientSession {
         true
     }
 
-    fn on_error(&mut self, lease: &mut ServerLease, body: &[u8], aftermath: Aftermath) {
+    fn on_error(&mut self, lease: &mut ServerLease, body: &[u8]) -> Result<Verdict, SessionError> {
+        let spared = self.spares(BackendTag::ERROR_RESPONSE, body);
+        if let Some(error) = spared.or_else(|| self.ends_over_stray(body)) {
+            return Err(error);
+        }
+        if self.replay.is_some() && self.begin_heal(lease, body) {
+            return Ok(Verdict::Drop);
+        }
+        let (verdict, aftermath) = self.exchange.on_error();
+        let blamed = aftermath.blamed();
+        if aftermath.settings_failed && !ErrorFields::read(body).is_fatal() {
+            return Err(SessionError::Settings(Box::new(super::settings::not_accepted(body))));
+        }
+        self.note_error(lease, body, aftermath);
+        // The server skips all that comes up to a Sync, also when the batch ended with a Query that
+        // it skipped, too: nobody else can use it before.
+        self.awaiting_sync |= self.exchange.skipping && self.exchange.is_done();
+        if verdict == Verdict::Forward && self.reword_error(body, blamed.as_deref()) {
+            return Ok(Verdict::Drop);
+        }
+        Ok(verdict)
+    }
+
+    fn note_error(&mut self, lease: &mut ServerLease, body: &[u8], aftermath: Aftermath) {
         let fields = ErrorFields::read(body);
         if aftermath.own_failure || aftermath.settings_failed {
             self.own_failure = Some(fields.message_lossy().into());

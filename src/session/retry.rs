@@ -27,7 +27,8 @@ const BYTES_KEPT: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Retry {
     armed: bool,
-    bytes: BytesMut,
+    /// The batch, also for one that meets a stale plan.
+    pub(super) kept: BytesMut,
     /// It is still in the client's inbox, too.
     in_inbox: bool,
     /// Bytes for the client up to the answer to it.
@@ -42,10 +43,30 @@ impl Retry {
     #[inline]
     pub(super) fn disarm(&mut self) {
         self.armed = false;
+    }
+
+    /// The batch has been answered.
+    #[inline]
+    pub(super) fn answered(&mut self) {
+        self.armed = false;
         // Thousands of idle clients keep one each.
-        if self.bytes.capacity() > BYTES_KEPT {
-            self.bytes = BytesMut::new();
+        if self.kept.capacity() > BYTES_KEPT {
+            self.kept = BytesMut::new();
         }
+    }
+
+    /// Keeps a batch, unless it is kept already.
+    #[inline]
+    pub(super) fn keep(&mut self, batch: &[u8]) {
+        if !self.armed {
+            self.set_kept(batch);
+        }
+    }
+
+    #[inline]
+    fn set_kept(&mut self, batch: &[u8]) {
+        self.kept.clear();
+        self.kept.extend_from_slice(batch);
     }
 
     /// The batch is taken from the client's inbox.
@@ -57,6 +78,7 @@ impl Retry {
     /// The batch has found its place.
     #[inline]
     pub(super) fn runs_elsewhere(&mut self) {
+        self.armed = false;
         self.again = None;
     }
 
@@ -94,8 +116,7 @@ impl ClientSession {
             && !plan.effects.intersects(SessionEffects::SQL_PREPARE);
         if self.retry.armed {
             self.retry.in_inbox = true;
-            self.retry.bytes.clear();
-            self.retry.bytes.extend_from_slice(self.wire.inbox.get(..batch.len).unwrap_or_default());
+            self.retry.set_kept(self.wire.inbox.get(..batch.len).unwrap_or_default());
             self.retry.before = self.wire.sent + self.wire.outbox.len() as u64;
             self.retry.statements.clone_from(&plan.fingerprints);
         }
@@ -150,7 +171,7 @@ impl ClientSession {
             // In front of what came since.
             let rest = self.wire.inbox.split_off(self.send_from_inbox);
             self.send_from_inbox = 0;
-            let batch = std::mem::take(&mut self.retry.bytes);
+            let batch = std::mem::take(&mut self.retry.kept);
             self.forget_names(&batch);
             self.wire.inbox = batch;
             self.wire.inbox.extend_from_slice(&rest);
