@@ -73,7 +73,7 @@ pub(super) struct ClientSession {
     pub(super) lex: LexOptions,
     pub(super) statements: ClientStatements,
     /// How the texts of its statements are read.
-    pub(super) reading: Reading,
+    pub(super) reading: Arc<Reading>,
     /// The present transaction may have settings by which texts are read otherwise.
     pub(super) reads_otherwise: bool,
     /// That of the catalog when the batch began. All of a batch goes by one: a statement that was compared with what

@@ -426,7 +426,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
     let Login { guard, topology, database, user, startup } = login;
     let mode: PoolMode = topology.pool_settings(&database, &user).mode;
     let user_consistency = topology.config.users.get(&user).and_then(|user| user.consistency);
-    let reading = Reading::new(&database.name, &startup);
+    let reading = Reading::shared(&database.name, &startup);
     ClientSession {
         context: Arc::clone(context),
         turn: guard.handle().id.0,

@@ -4,6 +4,10 @@
 //! on, by the `DateStyle` of that moment. So a definition is shared only by clients that mean the same by it,
 //! and wherever it is prepared again, that is done under the settings of its Parse.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use crate::catalog::SearchPath;
 use crate::config::Consistency;
 use crate::server::Settings;
@@ -51,14 +55,25 @@ impl Wishes {
     }
 }
 
-/// How one client's statements are read now.
+/// Readings of a worker that new clients may have, too.
+const SHARED_MAX: usize = 16;
+
+thread_local! {
+    /// The newest at the end. Most clients have the settings of some other.
+    static SHARED: RefCell<VecDeque<Arc<Reading>>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// The settings that a text is read by, and their name.
+type Scope = (Settings, Arc<str>);
+
+/// How statements of clients with certain settings are read.
 #[derive(Debug)]
 pub(super) struct Reading {
     database: String,
     /// The settings this was made of.
     of: Settings,
-    ascii: (Settings, String),
-    other: (Settings, String),
+    ascii: Scope,
+    other: Scope,
     /// Where its tables are; anywhere unless the client has said so.
     path: SearchPath,
     wishes: Wishes,
@@ -66,7 +81,31 @@ pub(super) struct Reading {
 
 impl Reading {
     /// For a client of this database with these settings.
-    pub(super) fn new(database: &str, settings: &Settings) -> Self {
+    pub(super) fn shared(database: &str, settings: &Settings) -> Arc<Self> {
+        SHARED.with_borrow_mut(|shared| {
+            let found = shared.iter().find(|one| one.of.is_same(settings) && one.database == database);
+            if let Some(found) = found {
+                return Arc::clone(found);
+            }
+            let mut new = Self::new(database, settings);
+            // The same objects where they are equal, so that comparing them is cheap.
+            for scope in [&mut new.ascii, &mut new.other] {
+                let equal =
+                    shared.iter().flat_map(|one| [&one.ascii, &one.other]).find(|other| *other == scope);
+                if let Some(equal) = equal {
+                    *scope = equal.clone();
+                }
+            }
+            if shared.len() == SHARED_MAX {
+                shared.pop_front();
+            }
+            let new = Arc::new(new);
+            shared.push_back(Arc::clone(&new));
+            new
+        })
+    }
+
+    fn new(database: &str, settings: &Settings) -> Self {
         let ascii = READ_BY.iter().fold(Settings::none(), |set, name| match settings.value(name) {
             Some(value) => set.with(name, Some(value)),
             None => set,
@@ -74,7 +113,10 @@ impl Reading {
         let encoding = settings.value("client_encoding");
         let other = if encoding.is_some() { ascii.with("client_encoding", encoding) } else { ascii.clone() };
         let scope = |set: &Settings| {
-            set.iter().fold(database.to_owned(), |scope, (name, value)| format!("{scope}\0{name}={value}"))
+            let names = set
+                .iter()
+                .fold(database.to_owned(), |scope, (name, value)| format!("{scope}\0{name}={value}"));
+            Arc::from(names)
         };
         Self {
             database: database.to_owned(),
@@ -91,16 +133,9 @@ impl Reading {
 
     /// Brings it up to date: cheap while the settings are the same object.
     #[inline]
-    pub(super) fn refresh(&mut self, settings: &Settings) {
+    pub(super) fn refresh(self: &mut Arc<Self>, settings: &Settings) {
         if !self.of.is_same(settings) {
-            let new = Self::new(&self.database, settings);
-            let (ascii, other) = (std::mem::take(&mut self.ascii), std::mem::take(&mut self.other));
-            // The same objects where nothing has changed, so that comparing them is cheap.
-            *self = Self {
-                ascii: if ascii == new.ascii { ascii } else { new.ascii },
-                other: if other == new.other { other } else { new.other },
-                ..new
-            };
+            *self = Self::shared(&self.database, settings);
         }
     }
 
@@ -156,6 +191,21 @@ mod tests {
         assert_eq!(plain.of(b"x").1, bytes.of(b"x").1);
         assert_ne!(plain.of(b"\xe9").1, bytes.of(b"\xe9").1);
         assert!(plain.is_the_same(plain.of(b"x").0) && !plain.is_the_same(dates.of(b"x").0));
+    }
+
+    #[test]
+    fn clients_with_the_same_settings_share_one() {
+        let settings = Settings::none().with("datestyle", Some("ISO, DMY"));
+        let mut first = Reading::shared("d", &settings);
+        assert!(Arc::ptr_eq(&first, &Reading::shared("d", &settings)));
+        assert!(!Arc::ptr_eq(&first, &Reading::shared("e", &settings)));
+        let before = first.of(b"x").0.clone();
+        first.refresh(&settings.with("work_mem", Some("5MB")));
+        assert!(first.of(b"x").0.is_same(&before), "what texts are read by has not changed");
+        for number in 0..2 * SHARED_MAX {
+            Reading::shared(&number.to_string(), &settings);
+        }
+        assert!(SHARED.with_borrow(|shared| shared.len() == SHARED_MAX), "others take no room for ever");
     }
 
     #[test]

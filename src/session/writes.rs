@@ -21,9 +21,16 @@ const UNSEEN_MAX: usize = 100;
 /// The marks of one transaction.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
+    /// Idle clients, and those that only read, have none.
+    held: Option<Box<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
     marks: Vec<PendingWrite>,
-    /// Where they were made; there while anything is.
-    database: Option<(Arc<TableHorizons>, Arc<CatalogCell>)>,
+    /// Where they were made.
+    horizons: Arc<TableHorizons>,
+    catalog: Arc<CatalogCell>,
     /// The oldest generation of the catalog by which tables were named.
     generation: u64,
     ddl: Option<DdlTicket>,
@@ -35,71 +42,69 @@ impl Writes {
     /// Whether nothing is marked.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.database.is_none()
+        self.held.is_none()
     }
 
-    fn of<'a>(
-        database: &'a mut Option<(Arc<TableHorizons>, Arc<CatalogCell>)>,
-        entry: &DatabaseEntry,
-    ) -> &'a (Arc<TableHorizons>, Arc<CatalogCell>) {
-        database.get_or_insert_with(|| (Arc::clone(&entry.horizons), Arc::clone(&entry.catalog)))
+    fn held(&mut self, entry: &DatabaseEntry) -> &mut Held {
+        self.held.get_or_insert_with(|| {
+            Box::new(Held {
+                marks: Vec::new(),
+                horizons: Arc::clone(&entry.horizons),
+                catalog: Arc::clone(&entry.catalog),
+                generation: u64::MAX,
+                ddl: None,
+                unseen: SmallVec::new(),
+            })
+        })
     }
 
     /// A statement that may write `tables`, found by the catalog of `generation`, is about to be sent.
     pub(super) fn begin(&mut self, entry: &DatabaseEntry, tables: &TableSet, generation: u64) {
-        if tables.is_empty() || self.marks.iter().any(|mark| covers(mark.tables(), tables)) {
+        let is_marked = |held: &Held| held.marks.iter().any(|mark| covers(mark.tables(), tables));
+        if tables.is_empty() || self.held.as_deref().is_some_and(is_marked) {
             return;
         }
-        let (horizons, _) = Self::of(&mut self.database, entry);
-        if self.marks.is_empty() {
-            self.generation = generation;
-        }
-        self.generation = self.generation.min(generation);
-        self.marks.push(horizons.begin_write(tables));
+        let held = self.held(entry);
+        held.generation = held.generation.min(generation);
+        held.marks.push(held.horizons.begin_write(tables));
     }
 
     /// A statement that changes the catalog is about to be sent: it may change anything.
     pub(super) fn begin_ddl(&mut self, entry: &DatabaseEntry) {
-        let (_, catalog) = Self::of(&mut self.database, entry);
-        if self.ddl.is_none() {
-            self.ddl = Some(catalog.begin_ddl());
+        let held = self.held(entry);
+        if held.ddl.is_none() {
+            held.ddl = Some(held.catalog.begin_ddl());
         }
         self.begin(entry, &TableSet::All, u64::MAX);
     }
 
     /// Statements about to be sent, marked as writers of any table, may call what is not in their text.
     pub(super) fn run_unseen(&mut self, statements: &[Fingerprint]) {
-        if self.ddl.is_none() {
-            for one in statements {
-                if self.unseen.len() < UNSEEN_MAX && !self.unseen.contains(one) {
-                    self.unseen.push(*one);
-                }
+        let Some(held) = self.held.as_deref_mut().filter(|held| held.ddl.is_none()) else { return };
+        for one in statements {
+            if held.unseen.len() < UNSEEN_MAX && !held.unseen.contains(one) {
+                held.unseen.push(*one);
             }
         }
     }
 
     /// The server says that it is done, and with the transaction if it is `over`; the client does not know yet. What
     /// was written was found by a catalog that may have changed since: then by a trigger, say, that was not there.
+    #[inline]
     pub(super) fn before_acknowledgment(&mut self, over: bool) {
-        let Some((horizons, catalog)) = &self.database else { return };
-        // The end of DDL is a reason to look itself.
-        if over && !self.unseen.is_empty() && self.ddl.is_none() {
-            catalog.ran_unseen(&std::mem::take(&mut self.unseen), Instant::now());
-        }
-        let all = || self.marks.iter().any(|mark| matches!(mark.tables(), TableSet::All));
-        if !self.marks.is_empty() && self.generation < catalog.generation() && !all() {
-            self.marks.push(horizons.begin_write(&TableSet::All));
+        if let Some(held) = &mut self.held {
+            held.before_acknowledgment(over);
         }
     }
 
     /// The transaction is over, and what it wrote is committed, as far as anybody knows.
     pub(super) fn acknowledged(&mut self, cluster: &Cluster) {
-        let Some((horizons, catalog)) = self.database.take() else { return };
-        for mark in self.marks.drain(..) {
+        let Some(held) = self.held.take() else { return };
+        let Held { marks, horizons, catalog, ddl, unseen, .. } = *held;
+        for mark in marks {
             horizons.committed(mark, || &cluster.writer().horizon);
         }
-        let unseen = std::mem::take(&mut self.unseen);
-        if let Some(ticket) = self.ddl.take() {
+        if let Some(ticket) = ddl {
             catalog.end_ddl(ticket);
         } else if !unseen.is_empty() {
             catalog.ran_unseen(&unseen, Instant::now());
@@ -107,18 +112,31 @@ impl Writes {
     }
 }
 
+impl Held {
+    fn before_acknowledgment(&mut self, over: bool) {
+        // The end of DDL is a reason to look itself.
+        if over && !self.unseen.is_empty() && self.ddl.is_none() {
+            self.catalog.ran_unseen(&std::mem::take(&mut self.unseen), Instant::now());
+        }
+        let all = || self.marks.iter().any(|mark| matches!(mark.tables(), TableSet::All));
+        if !self.marks.is_empty() && self.generation < self.catalog.generation() && !all() {
+            self.marks.push(self.horizons.begin_write(&TableSet::All));
+        }
+    }
+}
+
 impl Drop for Writes {
     fn drop(&mut self) {
-        let Some((horizons, catalog)) = self.database.take() else { return };
+        let Some(held) = self.held.take() else { return };
+        let Held { marks, horizons, catalog, ddl, unseen, .. } = *held;
         let now = Instant::now();
-        for mark in self.marks.drain(..) {
+        for mark in marks {
             horizons.abandoned(mark, now);
         }
-        let (ticket, unseen) = (self.ddl.take(), std::mem::take(&mut self.unseen));
-        if ticket.is_none() && unseen.is_empty() {
+        if ddl.is_none() && unseen.is_empty() {
             return;
         }
-        let over = move || match ticket {
+        let over = move || match ddl {
             Some(ticket) => catalog.end_ddl(ticket),
             None => catalog.ran_unseen(&unseen, Instant::now()),
         };
