@@ -10,6 +10,7 @@ use super::hint::Hint;
 use super::normalize::Collected;
 use super::scan::LexOptions;
 use super::statement::Statement;
+use super::template::Templates;
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 use std::collections::VecDeque;
@@ -23,6 +24,7 @@ const SHARDS: usize = 16;
 #[derive(Debug)]
 pub struct StatementCache {
     seeds: Seeds,
+    templates: Templates,
     shards: Box<[RwLock<Shard>]>,
     counts: Box<[Counts]>,
     shard_bytes_max: usize,
@@ -91,6 +93,7 @@ impl StatementCache {
     pub fn new(limit_bytes: usize) -> Self {
         Self {
             seeds: Seeds::random(),
+            templates: Templates::new(),
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             counts: (0..SHARDS).map(|_| Counts::default()).collect(),
             shard_bytes_max: limit_bytes / SHARDS,
@@ -102,7 +105,12 @@ impl StatementCache {
         if options.backslash_trail_bytes && !sql.is_ascii() {
             return Arc::new(opaque(self.seeds.exact(sql, options)));
         }
-        self.known(sql, options, self.seeds.fingerprint(sql, options))
+        if let Some(key) = self.templates.find(sql, options) {
+            return self.known(sql, options, key, || self.seeds.fingerprint(sql, options).1);
+        }
+        let (key, hint) = self.seeds.fingerprint(sql, options);
+        self.templates.learn(sql, options, key);
+        self.known(sql, options, key, || hint)
     }
 
     /// The same, and its tokens, for who goes on to read its literals.
@@ -115,13 +123,20 @@ impl StatementCache {
         if options.backslash_trail_bytes && !sql.is_ascii() {
             return Arc::new(opaque(self.seeds.exact(sql, options)));
         }
-        self.known(sql, options, self.seeds.fingerprint_and_tokens(sql, options, tokens))
+        let (key, hint) = self.seeds.fingerprint_and_tokens(sql, options, tokens);
+        self.known(sql, options, key, || hint)
     }
 
     #[inline]
-    fn known(&self, sql: &[u8], options: LexOptions, (key, hint): (Fingerprint, Hint)) -> Arc<Statement> {
+    fn known(
+        &self,
+        sql: &[u8],
+        options: LexOptions,
+        key: Fingerprint,
+        hint: impl FnOnce() -> Hint,
+    ) -> Arc<Statement> {
         self.lookup(key).unwrap_or_else(|| {
-            let statement = Arc::new(analyze_with(sql, options, key, hint));
+            let statement = Arc::new(analyze_with(sql, options, key, hint()));
             self.insert(key, &statement);
             statement
         })

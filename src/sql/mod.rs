@@ -4,7 +4,8 @@
 //!
 //! 1. `scan` cuts tokens as PostgreSQL does; `normalize` drops literals, comments and lengths of lists;
 //!    `fingerprint` hashes what is left; `hint` reads routing wishes from comments.
-//! 2. [`StatementCache`] answers known fingerprints.
+//! 2. [`StatementCache`] answers known fingerprints; `template` knows those of texts that were met before but for
+//!    their literals, so that they need not be lexed.
 //! 3. On a miss `classify` (with `calls`, `utility`, `transaction`, `functions`) decides the [`Effect`] from
 //!    the tokens: a read only if nothing speaks against it.
 //! 4. `parse` and `tables` ask the parser which tables are read. It decides nothing else, and when it fails
@@ -31,6 +32,7 @@ mod shard_key;
 mod simple_set;
 mod statement;
 mod tables;
+mod template;
 mod tokens;
 mod transaction;
 mod utility;

@@ -19,6 +19,9 @@ pub trait Sink {
     type Mark: Copy;
     /// The next token is `src[start..end]`.
     fn token(&mut self, src: &[u8], kind: Kind, start: usize, end: usize);
+    /// A value of a list that makes no difference.
+    #[inline]
+    fn further_value(&mut self, _src: &[u8], _kind: Kind, _start: usize, _end: usize) {}
     /// The present point.
     fn mark(&self) -> Self::Mark;
     /// Forgets the tokens since `mark`.
@@ -92,6 +95,7 @@ pub fn normalize<S: Sink, C: Comments>(src: &[u8], options: LexOptions, sink: &m
         if value && kind != Kind::Verbatim {
             match list {
                 List::Comma { first, row, round } => {
+                    sink.further_value(src, kind, start, end);
                     sink.rewind(first);
                     list = List::Value { first, row, round };
                 }

@@ -135,6 +135,12 @@ fn find(src: &[u8], from: usize, marks: impl Fn(u64) -> u64) -> usize {
     pos + rest.len().min(found.trailing_zeros() as usize / 8)
 }
 
+/// Where the first quote or backslash is; else the end.
+#[inline]
+pub(super) fn find_quote(src: &[u8]) -> usize {
+    find(src, 0, |word| equal(word, b'\'') | equal(word, b'\\'))
+}
+
 /// Cuts text into tokens, one after another.
 #[derive(Debug)]
 pub struct Scanner<'a> {
