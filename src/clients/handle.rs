@@ -118,12 +118,21 @@ impl Order {
 enum Link {
     /// Nothing.
     None,
-    /// The wait for a server connection.
-    Waiting,
-    /// That was hit; the session has yet to see it.
-    WaitCanceled,
+    /// The wait for a server connection, up to so many milliseconds after login.
+    Waiting(u64),
+    /// The session has yet to see that it was hit, or took too long.
+    WaitEnded(WaitEnd),
     /// What this server connection runs.
     Server(CancelTarget),
+}
+
+/// Why a client does not wait for a server connection any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitEnd {
+    /// It was canceled.
+    Canceled,
+    /// It took too long.
+    TimedOut,
 }
 
 /// A client that is idle at so many sweeps in a row rests: its session gives back what it takes to run batches.
@@ -276,28 +285,40 @@ impl ClientHandle {
         *self.link.lock() = Link::None;
     }
 
-    /// The client waits for a server connection: a cancel request ends the wait.
-    pub fn begin_wait(&self) {
-        *self.link.lock() = Link::Waiting;
+    /// The client waits for a server connection, until `until` at most (which the sweeper sees to): a cancel request
+    /// ends the wait.
+    pub fn begin_wait(&self, until: Option<Instant>) {
+        *self.link.lock() = Link::Waiting(until.map_or(u64::MAX, |until| self.millis(until)));
     }
 
-    /// Whether the wait was canceled.
-    pub fn is_wait_canceled(&self) -> bool {
-        matches!(*self.link.lock(), Link::WaitCanceled)
+    /// Why the wait is over, if it is.
+    pub fn wait_end(&self) -> Option<WaitEnd> {
+        match &*self.link.lock() {
+            Link::WaitEnded(end) => Some(*end),
+            _ => None,
+        }
     }
 
-    /// The wait is over; answers whether it was canceled.
-    pub fn end_wait(&self) -> bool {
-        matches!(std::mem::replace(&mut *self.link.lock(), Link::None), Link::WaitCanceled)
+    /// The client waits no longer; answers whether somebody else has ended the wait.
+    pub fn end_wait(&self) -> Option<WaitEnd> {
+        match std::mem::replace(&mut *self.link.lock(), Link::None) {
+            Link::WaitEnded(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    /// Milliseconds from its login to `at`.
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Looks up the linked server connection and marks it canceled; ends the wait of a client that has none yet.
     pub fn cancel_target(&self) -> Option<CancelTarget> {
         let mut link = self.link.lock();
         match &*link {
-            Link::None | Link::WaitCanceled => None,
-            Link::Waiting => {
-                *link = Link::WaitCanceled;
+            Link::None | Link::WaitEnded(_) => None,
+            Link::Waiting(_) => {
+                *link = Link::WaitEnded(WaitEnd::Canceled);
                 drop(link);
                 self.waker.wake();
                 None
@@ -319,9 +340,8 @@ impl ClientHandle {
 
     /// Asks the sweeper to give `order` at `at`, instead of what was asked before.
     pub fn set_deadline(&self, order: Order, at: Instant) {
-        let ms = at.saturating_duration_since(self.epoch).as_millis();
         self.deadline_order.store(order as u8, Ordering::Relaxed);
-        self.deadline_ms.store(u64::try_from(ms).unwrap_or(u64::MAX).max(1), Ordering::Release);
+        self.deadline_ms.store(self.millis(at).max(1), Ordering::Release);
     }
 
     /// Withdraws the deadline.
@@ -331,24 +351,38 @@ impl ClientHandle {
         }
     }
 
-    /// Gives the order whose deadline has passed, and notices who rests; the sweeper calls it.
+    /// Ends the wait that takes too long, gives the order whose deadline has passed, and notices who rests; the sweeper
+    /// calls it.
     pub fn sweep(&self, now: Instant) {
         self.count_quiet();
+        if self.activity() == Activity::Waiting {
+            self.sweep_wait(self.millis(now));
+        }
         let due = self.deadline_ms.load(Ordering::Acquire);
         if due == 0 {
             return;
         }
-        let ms = now.saturating_duration_since(self.epoch).as_millis();
-        if u128::from(due) <= ms
+        if due <= self.millis(now)
             && self.deadline_ms.compare_exchange(due, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
         {
             self.order(Order::from_u8(self.deadline_order.load(Ordering::Relaxed)));
+        }
+    }
+
+    fn sweep_wait(&self, now_ms: u64) {
+        let mut link = self.link.lock();
+        if matches!(*link, Link::Waiting(until) if until <= now_ms) {
+            *link = Link::WaitEnded(WaitEnd::TimedOut);
+            drop(link);
+            self.waker.wake();
         }
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     pub(in crate::clients) fn handle() -> ClientHandle {
@@ -381,13 +415,30 @@ pub(super) mod tests {
     #[test]
     fn a_cancel_ends_a_wait_once() {
         let handle = handle();
-        handle.begin_wait();
-        assert!(!handle.is_wait_canceled());
-        assert!(handle.cancel_target().is_none() && handle.is_wait_canceled());
-        assert!(handle.end_wait() && !handle.end_wait());
-        handle.begin_wait();
-        assert!(!handle.end_wait());
-        assert!(handle.cancel_target().is_none() && !handle.is_wait_canceled());
+        handle.begin_wait(None);
+        assert_eq!(handle.wait_end(), None);
+        assert!(handle.cancel_target().is_none() && handle.wait_end() == Some(WaitEnd::Canceled));
+        assert_eq!([handle.end_wait(), handle.end_wait()], [Some(WaitEnd::Canceled), None]);
+        handle.begin_wait(None);
+        assert_eq!(handle.end_wait(), None);
+        assert!(handle.cancel_target().is_none() && handle.wait_end().is_none());
+    }
+
+    #[test]
+    fn a_wait_ends_when_it_takes_too_long() {
+        let (handle, second) = (handle(), Duration::from_secs(1));
+        let now = Instant::now();
+        handle.set_activity(Activity::Waiting, now);
+        handle.begin_wait(Some(now + second));
+        handle.sweep(now);
+        assert_eq!(handle.wait_end(), None);
+        handle.sweep(now + second);
+        assert_eq!(handle.end_wait(), Some(WaitEnd::TimedOut));
+        handle.sweep(now + second);
+        assert_eq!(handle.wait_end(), None, "nobody waits any longer");
+        handle.begin_wait(None);
+        handle.sweep(now + 1_000_000 * second);
+        assert_eq!(handle.wait_end(), None, "without a limit");
     }
 
     #[test]

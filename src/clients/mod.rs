@@ -10,7 +10,7 @@ mod pin;
 mod registry;
 
 pub use cancel::{CancelKey, CancelTarget, ServerIdentity};
-pub use handle::{Activity, ClientHandle, ClientInfo, Order, Replication};
+pub use handle::{Activity, ClientHandle, ClientInfo, Order, Replication, WaitEnd};
 pub use mailbox::{Mailbox, Notification, Put, channel as notification_channel};
 pub use pin::{Pin, PinReason};
 pub use registry::{ClientGuard, LoginGuard, Refused, Registry};

@@ -398,7 +398,9 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                     plan.is_local = false;
                     continue;
                 }
-                let known = analyzed.and_then(|analyzed| analyzed.find(bytes, parse.sql));
+                let known = analyzed
+                    .and_then(|analyzed| analyzed.find(bytes, parse.sql))
+                    .or_else(|| as_before(&parse, statements, lex));
                 let definition = define(&parse, known, context, lex, reading, epoch);
                 if definition.statement.session.intersects(NAMES_STATEMENTS) {
                     // It cannot be described without the statements that it names.
@@ -539,6 +541,17 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
         plan.work.begins_read_only = false;
     }
     Ok(())
+}
+
+/// What the text of an unnamed statement is, if it is the text of the one before: many clients send the same ones.
+fn as_before(
+    parse: &Parse<'_>,
+    statements: &ClientStatements,
+    lex: LexOptions,
+) -> Option<(Arc<Statement>, Option<Fingerprint>)> {
+    let before = statements.find(b"").filter(|_| parse.name.is_empty())?;
+    (before.lex == lex && *before.sql == *parse.sql)
+        .then(|| (Arc::clone(&before.statement), Some(before.exact)))
 }
 
 /// Where `part` lies in `whole`, of which it is a part.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::catalog::Resolved;
-use crate::clients::{Activity, Order};
+use crate::clients::{Activity, Order, WaitEnd};
 use crate::cluster::{Cluster, Lead, LeadStatus, Lsn};
 use crate::config::{Consistency, PoolMode};
 use crate::pool::{CheckoutError, Choice, Pool, ServerLease};
@@ -278,21 +278,21 @@ impl ClientSession {
         let client = self.handle().id.0;
         let now = Instant::now();
         self.handle().set_activity(Activity::Waiting, now);
-        self.handle().begin_wait();
+        self.handle().begin_wait(None);
         let mut timer = pin!(tokio::time::sleep(left.min(RELOAD_PERIOD)));
         let result = poll_fn(|cx| {
             if leadership.poll_changed(client, seen, cx) || timer.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(true));
+                return Poll::Ready(Ok(()));
             }
-            self.poll_client_that_waits(cx)
+            self.poll_client_that_waits(cx).map_ok(|_| ())
         })
         .await;
         leadership.stop_waiting(client);
-        let canceled = self.handle().end_wait();
+        let end = self.handle().end_wait();
         self.handle().set_activity(Activity::Idle, now);
         match result {
-            Ok(_) if canceled => Ok(Some(checkout_response(&CheckoutError::Canceled, 0))),
-            Ok(_) => {
+            Ok(()) if end.is_some() => Ok(Some(checkout_response(&CheckoutError::Canceled, 0))),
+            Ok(()) => {
                 // Whoever corrects the configuration in the middle of a failover helps those who wait, too.
                 self.refresh_topology_while_waiting();
                 Ok(None)
@@ -308,23 +308,22 @@ impl ClientSession {
     async fn wait(&mut self, pool: &Arc<Pool>) -> Result<Result<ServerLease, CheckoutError>, SessionError> {
         let began = Instant::now();
         self.handle().set_activity(Activity::Waiting, began);
-        let limit = pool.settings().checkout_timeout;
-        self.handle().begin_wait();
+        // Not by a timer of our own: with more clients than connections each statement comes here.
+        self.handle().begin_wait(began.checked_add(pool.settings().checkout_timeout));
         let mut waiting = pin!(pool.enqueue(began));
-        let mut timer = pin!(tokio::time::sleep(limit));
         let result = poll_fn(|cx| {
             if let Poll::Ready(result) = waiting.as_mut().poll(cx) {
                 return Poll::Ready(Ok(result));
             }
-            if timer.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(Err(CheckoutError::Timeout { waited: began.elapsed() })));
-            }
-            self.poll_client_that_waits(cx).map_ok(|_| Err(CheckoutError::Canceled))
+            self.poll_client_that_waits(cx).map_ok(|end| match end {
+                WaitEnd::Canceled => Err(CheckoutError::Canceled),
+                WaitEnd::TimedOut => Err(CheckoutError::Timeout { waited: began.elapsed() }),
+            })
         })
         .await;
-        let canceled = self.handle().end_wait();
+        let end = self.handle().end_wait();
         let result = match result {
-            Ok(Ok(lease)) if canceled => {
+            Ok(Ok(lease)) if end == Some(WaitEnd::Canceled) => {
                 // It came in the same moment.
                 lease.checkin();
                 Ok(Err(CheckoutError::Canceled))
@@ -344,10 +343,14 @@ impl ClientSession {
         result
     }
 
-    /// Looks after a client that waits for a server connection: it may cancel (`true`), leave, or be told to.
-    fn poll_client_that_waits(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, SessionError>> {
-        match self.handle().pending_order(Some(cx)) {
-            _ if self.handle().is_wait_canceled() => return Poll::Ready(Ok(true)),
+    /// Looks after a client that waits for a server connection: it may cancel, have waited for too long, leave, or be
+    /// told to.
+    fn poll_client_that_waits(&mut self, cx: &mut Context<'_>) -> Poll<Result<WaitEnd, SessionError>> {
+        let order = self.handle().pending_order(Some(cx));
+        if let Some(end) = self.handle().wait_end() {
+            return Poll::Ready(Ok(end));
+        }
+        match order {
             // A drain lets what has begun finish.
             Order::None | Order::Drain | Order::QueryTimeout => {}
             order => return Poll::Ready(Err(SessionError::Ordered(order))),
