@@ -166,7 +166,10 @@ impl ClientSession {
         let end = loop {
             // Boxed, and given back while the client rests: what it takes to run batches is more than all the rest.
             match Box::pin(self.serve(batch.take())).await {
-                Ok(Pause::Rests) => self.exchange.rest(),
+                Ok(Pause::Rests) => {
+                    self.exchange.rest();
+                    self.retry.rest();
+                }
                 Ok(Pause::Leaves) => break None,
                 Err(error) => break Some(error),
             }

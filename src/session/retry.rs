@@ -55,6 +55,11 @@ impl Retry {
         }
     }
 
+    /// Gives back what it needs only while a batch may run.
+    pub(super) fn rest(&mut self) {
+        self.kept = BytesMut::new();
+    }
+
     /// Keeps a batch, unless it is kept already.
     #[inline]
     pub(super) fn keep(&mut self, batch: &[u8]) {
