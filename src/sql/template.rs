@@ -17,8 +17,9 @@ use super::scan::{Kind, LexOptions, find_quote};
 const SLOTS: usize = 256;
 /// A slot is found by so many first bytes. With a digit or a quote in them, which may begin a literal, there is none.
 const HEAD_BYTES: usize = 16;
-/// Longest text that is kept: all together take no more than a MiB.
+/// Longest text that is kept, and how many of its literals may be others: all together take no more than 1.5 MiB.
 const TEXT_BYTES_MAX: usize = 4096;
+const LITERALS_MAX: usize = 64;
 /// So many texts that meant the slot, and none that its template knew, make room for another.
 const MISSES_MAX: u8 = 32;
 
@@ -146,7 +147,7 @@ impl Sink for Literals {
             Kind::Number => (false, plain_number(rest)),
             _ => return,
         };
-        if plain == Some(end - start) {
+        if plain == Some(end - start) && self.0.len() < LITERALS_MAX {
             self.0.push(Literal { start, end, is_text });
         }
     }
@@ -335,6 +336,10 @@ mod tests {
         }
         assert_eq!(find(&text('c')), Some(fingerprint(&text('c'))));
         assert_eq!(find(&text('a')), Some(fingerprint(&text('a'))), "what is in use stays");
+        let many =
+            |last: u8| format!("SELECT * FROM table_d WHERE a IN ({}{last})", "7, ".repeat(LITERALS_MAX));
+        learn(&many(1));
+        assert_eq!((find(&many(1)).is_some(), find(&many(2))), (true, None), "no more may be others");
         assert_eq!(find("SELECT 1"), None, "too short");
         let long = format!("{} AND b = '{}'", text('a'), "x".repeat(TEXT_BYTES_MAX));
         learn(&long);
