@@ -19,6 +19,12 @@ def record(test, outcome, detail=""):
 # --- pytest ---
 
 
+def pytest_configure(config):
+    # Where several processes share the tests (pytest-xdist), the one that started the others is told all of theirs.
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.unregister(name="recorder")
+
+
 def pytest_runtest_logstart(nodeid, location):
     record(nodeid, "started")
 

@@ -38,7 +38,7 @@ class Variant:
         # Of the examples, which are not there.
         without = ["--ignore=test/base/test_examples.py"]
         command = [python, "-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider", "--dburi", url]
-        command += ["--maxfail=1000000", "--backend-only", *without, *which, *tools.picked(selection)]
+        command += ["--numprocesses", "2", "--maxfail=1000000", "--backend-only", *without, *which, *tools.picked(selection)]
         return tools.recorded(command, tests, environ, log, 3000)
 
 
