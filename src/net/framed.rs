@@ -7,6 +7,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -18,6 +19,13 @@ use super::stream::Stream;
 pub(super) const READ_MIN: usize = 8 * 1024;
 /// Largest read: more brings nothing on loopback or a LAN.
 const READ_MAX: usize = 128 * 1024;
+/// So much that comes without a word from us is a long result, and worth resting for. What a rest adds to it
+/// is small against the time that it takes.
+const LONG_RESULT: u32 = 4 * 1024 * 1024;
+/// How long: the shortest that the runtime's timer knows.
+const REST: Duration = Duration::from_millis(1);
+/// A rest that brings less has not paid: two of PostgreSQL's pieces.
+const WORTH_A_REST: usize = 16 * 1024;
 
 /// A stream and its two buffers.
 #[derive(Debug)]
@@ -27,8 +35,12 @@ pub struct Wire {
     pub inbox: BytesMut,
     /// Bytes to be written.
     pub outbox: BytesMut,
-    read_size: usize,
+    read_size: u32,
+    /// Bytes read since something was written.
+    one_way: u32,
     unflushed: bool,
+    /// The next read is the first after a rest.
+    rested: bool,
     /// Bytes read from the socket so far.
     pub received: u64,
     /// Bytes written to the socket so far.
@@ -42,8 +54,10 @@ impl Wire {
             stream,
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
-            read_size: READ_MIN,
+            read_size: READ_MIN as u32,
+            one_way: 0,
             unflushed: false,
+            rested: false,
             received: 0,
             sent: 0,
         }
@@ -70,13 +84,14 @@ impl Wire {
     /// A read that did not happen took nothing from the socket.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let spare = self.inbox.capacity() - self.inbox.len();
-        if spare < self.read_size && !self.inbox.try_reclaim(self.read_size) {
+        let read_size = self.read_size as usize;
+        if spare < read_size && !self.inbox.try_reclaim(read_size) {
             // Wait for readiness before there is a buffer, or a larger one.
             ready!(self.stream.poll_read_ready(cx))?;
-            if self.inbox.capacity() == 0 && self.read_size == READ_MIN {
+            if self.inbox.capacity() == 0 && read_size == READ_MIN {
                 self.inbox = buffers::lend();
             } else {
-                self.inbox.reserve(self.read_size);
+                self.inbox.reserve(read_size);
             }
         }
         let space = self.inbox.capacity() - self.inbox.len();
@@ -90,10 +105,11 @@ impl Wire {
             }
             Poll::Ready(Ok(count)) => {
                 self.received += count as u64;
+                self.one_way = self.one_way.saturating_add(count as u32);
                 if count == space {
-                    self.read_size = (self.read_size * 2).min(READ_MAX);
-                } else if count < self.read_size / 4 {
-                    self.read_size = (self.read_size / 2).max(READ_MIN);
+                    self.read_size = (self.read_size * 2).min(READ_MAX as u32);
+                } else if count < read_size / 4 {
+                    self.read_size = (self.read_size / 2).max(READ_MIN as u32);
                 }
                 Poll::Ready(Ok(count))
             }
@@ -110,6 +126,20 @@ impl Wire {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             count => Ok(count),
         }
+    }
+
+    /// After a read of `count` bytes of a result that goes on: if it is long, and we are ahead of who sends it, what
+    /// comes next may gather for a moment. A server on a machine that keeps up sends 8 KiB at a time, and each piece
+    /// would cost a wake-up, a read and a write.
+    pub fn rest_when_ahead(&mut self, count: usize) -> io::Result<()> {
+        if std::mem::take(&mut self.rested) && count < WORTH_A_REST {
+            self.one_way = 0;
+        } else if self.one_way >= LONG_RESULT && count < READ_MAX {
+            self.stream.rest(REST)?;
+            self.rested = true;
+            self.read_size = READ_MAX as u32;
+        }
+        Ok(())
     }
 
     /// Writes as much of `outbox` as the socket takes; ready when all is written and flushed.
@@ -162,7 +192,7 @@ impl Wire {
     pub fn release_buffers(&mut self) {
         if self.inbox.is_empty() {
             self.drop_inbox();
-            self.read_size = READ_MIN;
+            self.read_size = READ_MIN as u32;
         }
         self.release_outbox();
     }
@@ -200,6 +230,7 @@ impl Wire {
 
     fn wrote(&mut self, count: usize) {
         self.sent += count as u64;
+        self.one_way = 0;
         self.unflushed = self.stream.is_tls();
     }
 }

@@ -1,11 +1,14 @@
 //! One byte stream, whatever carries it: TCP, a unix socket, or TLS over either.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Sleep;
 
 /// A socket without TLS.
 #[derive(Debug)]
@@ -14,6 +17,8 @@ pub enum Socket {
     Tcp(TcpStream),
     /// Unix domain.
     Unix(UnixStream),
+    /// TCP, not looked at for a moment.
+    Resting(Box<Rest>),
     /// Taken out, on its way to another worker; every use of it is an error.
     Moved,
 }
@@ -27,14 +32,50 @@ pub enum Detached {
     Unix(std::os::unix::net::UnixStream),
 }
 
+/// A socket that no runtime watches until a moment has passed: what arrives meanwhile wakes nobody.
+#[derive(Debug)]
+pub struct Rest {
+    socket: std::net::TcpStream,
+    over: Pin<Box<Sleep>>,
+}
+
 impl Socket {
     /// Takes the socket from the runtime that watches it.
     pub fn detach(self) -> io::Result<Detached> {
         match self {
             Self::Tcp(socket) => socket.into_std().map(Detached::Tcp),
             Self::Unix(socket) => socket.into_std().map(Detached::Unix),
+            Self::Resting(rest) => Ok(Detached::Tcp(rest.socket)),
             Self::Moved => Err(moved()),
         }
+    }
+
+    /// Lets what arrives gather for so long. Only TCP: its buffers grow with what a moment brings.
+    fn rest(&mut self, length: Duration) -> io::Result<()> {
+        if matches!(self, Self::Tcp(_))
+            && let Self::Tcp(socket) = std::mem::replace(self, Self::Moved)
+        {
+            let socket = socket.into_std()?;
+            *self = Self::Resting(Box::new(Rest { socket, over: Box::pin(tokio::time::sleep(length)) }));
+        }
+        Ok(())
+    }
+
+    /// Ready when the socket does not rest, or no longer.
+    fn poll_rested(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Self::Resting(rest) = self {
+            ready!(rest.over.as_mut().poll(cx));
+            self.wake()?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends a rest before its time.
+    fn wake(&mut self) -> io::Result<()> {
+        if matches!(self, Self::Resting(_)) {
+            *self = std::mem::replace(self, Self::Moved).detach()?.attach()?;
+        }
+        Ok(())
     }
 }
 
@@ -109,39 +150,55 @@ impl Stream {
         let result = match socket {
             Socket::Tcp(tcp) => tcp.try_read(&mut byte),
             Socket::Unix(unix) => unix.try_read(&mut byte),
-            Socket::Moved => return false,
+            Socket::Resting(_) | Socket::Moved => return false,
         };
         matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Ready when a read may give something; a hint, so that no buffer need be held while waiting.
     /// TLS streams are always "ready": their own buffers decide.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(Socket::Tcp(socket)) => socket.poll_read_ready(cx),
-            Self::Plain(Socket::Unix(socket)) => socket.poll_read_ready(cx),
-            Self::Plain(Socket::Moved) => Poll::Ready(Err(moved())),
-            Self::TlsAccepted(_) | Self::TlsConnected(_) => Poll::Ready(Ok(())),
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self::Plain(socket) = self else { return Poll::Ready(Ok(())) };
+        ready!(socket.poll_rested(cx))?;
+        match socket {
+            Socket::Tcp(socket) => socket.poll_read_ready(cx),
+            Socket::Unix(socket) => socket.poll_read_ready(cx),
+            Socket::Resting(_) | Socket::Moved => Poll::Ready(Err(moved())),
         }
+    }
+
+    /// Lets what the peer sends gather for so long, in the kernel and without waking anybody; then reads give it.
+    /// Whoever writes ends the rest. Sockets of the unix domain do not rest.
+    pub fn rest(&mut self, length: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::TlsAccepted(stream) => stream.get_mut().0,
+            Self::TlsConnected(stream) => stream.get_mut().0,
+        }
+        .rest(length)
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        ready!(this.poll_rested(cx))?;
+        match this {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Moved => Poll::Ready(Err(moved())),
+            Self::Resting(_) | Self::Moved => Poll::Ready(Err(moved())),
         }
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        this.wake()?;
+        match this {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
-            Self::Moved => Poll::Ready(Err(moved())),
+            Self::Resting(_) | Self::Moved => Poll::Ready(Err(moved())),
         }
     }
 
@@ -149,15 +206,19 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
             Self::Unix(socket) => Pin::new(socket).poll_flush(cx),
+            // Nothing is written while it rests.
+            Self::Resting(_) => Poll::Ready(Ok(())),
             Self::Moved => Poll::Ready(Err(moved())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        this.wake()?;
+        match this {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
-            Self::Moved => Poll::Ready(Err(moved())),
+            Self::Resting(_) | Self::Moved => Poll::Ready(Err(moved())),
         }
     }
 }

@@ -482,8 +482,11 @@ impl ClientSession {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(SessionError::ServerLost("the server closed the connection".into())),
             Poll::Ready(Err(error)) => Err(SessionError::ServerLost(error.to_string())),
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(count)) => {
                 self.consume_server(lease, cx)?;
+                if self.exchange.passes_bulk() {
+                    lease.wire.rest_when_ahead(count).map_err(|error| SessionError::ServerLost(error.to_string()))?;
+                }
                 Ok(true)
             }
         }
