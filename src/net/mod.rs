@@ -7,5 +7,6 @@ pub mod listen;
 pub mod stream;
 pub mod tls;
 
+pub use buffers::trim as trim_buffers;
 pub use framed::Wire;
 pub use stream::Stream;

@@ -216,7 +216,9 @@ fn addresses(socket: &Socket, node: &NodeAddress) -> ((String, u16), (String, u1
             };
             (text(tcp.local_addr()), text(tcp.peer_addr()))
         }
-        Socket::Unix(_) | Socket::Resting(_) | Socket::Moved => ((String::new(), 0), (node.host.clone(), node.port)),
+        Socket::Unix(_) | Socket::Resting(_) | Socket::Moved => {
+            ((String::new(), 0), (node.host.clone(), node.port))
+        }
     }
 }
 

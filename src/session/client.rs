@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{Activity, ClientGuard, ClientHandle, Order};
 use crate::config::{Consistency, PoolMode};
-use crate::net::Wire;
+use crate::net::{self, Wire};
 use crate::pool::{DatabaseEntry, Pool, ServerLease, Topology};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::{ErrorResponse, TransactionStatus, backend};
@@ -167,6 +167,7 @@ impl ClientSession {
             // Boxed, and given back while the client rests: what it takes to run batches is more than all the rest.
             match Box::pin(self.serve(batch.take())).await {
                 Ok(Pause::Rests) => {
+                    net::trim_buffers();
                     self.exchange.rest();
                     self.retry.rest();
                 }

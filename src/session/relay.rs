@@ -485,7 +485,10 @@ impl ClientSession {
             Poll::Ready(Ok(count)) => {
                 self.consume_server(lease, cx)?;
                 if self.exchange.passes_bulk() {
-                    lease.wire.rest_when_ahead(count).map_err(|error| SessionError::ServerLost(error.to_string()))?;
+                    lease
+                        .wire
+                        .rest_when_ahead(count)
+                        .map_err(|error| SessionError::ServerLost(error.to_string()))?;
                 }
                 Ok(true)
             }
