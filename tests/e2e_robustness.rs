@@ -10,8 +10,9 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use pgweir::cli::local_cluster::{LocalCluster, LocalClusterOptions};
-use support::talk::{Turn, Until, ask, read, rows, same, send, sqlstate, startup, until};
-use support::wire::RawClient;
+use pgweir::protocol::ErrorFields;
+use support::talk::{Turn, Until, ask, cancel, read, rows, same, send, sqlstate, startup, until};
+use support::wire::{Message, RawClient};
 use support::{Pgweir, sections};
 
 /// Most memory the process has had, in MB.
@@ -139,6 +140,77 @@ fn slow_readers_cost_bounded_memory() {
     let peak = peak_memory(&pgweir);
     // A debug build that has just started takes some 30 MB itself; all four answers would be 240.
     assert!(peak < 128, "{peak} MB for {megabytes} MB to each of four slow readers");
+}
+
+/// What is longer than 4 MiB comes in pieces that have gathered for a moment. It is the same, also where the server pauses
+/// and fails in its middle, and where the client says more before it has all.
+#[test]
+fn long_results_are_the_same() {
+    let database = support::database();
+    let pgweir = Pgweir::start(&format!("pool: {{size: 1}}\n{}", database.yaml()));
+    let rows = |count| format!("SELECT i, repeat('x', 1000) FROM generate_series(1, {count}) i");
+    let pauses = "SELECT i, repeat('x', 1000), CASE WHEN i % 3000 = 0 THEN pg_sleep(0.01) END FROM generate_series(1, 12000) i";
+    let fails = "SELECT 1 / (9000 - i), repeat('x', 1000) FROM generate_series(1, 12000) i";
+    let copy = |what: &str| format!("COPY ({what}) TO STDOUT");
+    let one = |send| -> Vec<Turn> { vec![(send, Until::Ready(1))] };
+    let conversations = [
+        ("rows", one(send().query(rows(12_000)))),
+        ("portals", one(send().run(rows(9000), &[]).run(rows(2), &[]).sync())),
+        ("COPY", one(send().query(copy(&rows(12_000))))),
+        (
+            "COPY in the extended protocol",
+            one(send().run(copy(&rows(9000)), &[]).run("SELECT 2", &[]).sync()),
+        ),
+        ("pauses", one(send().query(pauses))),
+        ("COPY with pauses", one(send().query(copy(pauses)))),
+        ("an error", one(send().query(fails))),
+        ("COPY with an error", one(send().query(copy(fails)))),
+        ("several", one(send().query(format!("{}; {}; SELECT 3", rows(9000), copy(&rows(9000)))))),
+        (
+            "two batches at once",
+            vec![(send().run(rows(9000), &[]).sync().run("SELECT 4", &[]).sync(), Until::Ready(2))],
+        ),
+    ];
+    for (name, turns) in &conversations {
+        same(name, &database.name, support::cluster().port(0), pgweir.port, turns);
+    }
+    // The client says more, cancels, or loses its server when it has read 30 MB: of 60, or of more than buffers hold.
+    let read_from = |client: &mut RawClient, count| {
+        client.send(&send().query(copy(&rows(count))).0);
+        (0..30_000).for_each(|_| assert_ne!(client.message().0, b'E'));
+    };
+    let mut client = RawClient::login(pgweir.port, &database.name);
+    read_from(&mut client, 60_000);
+    client.send(&send().query("SELECT 5").0);
+    let answers = client.until_ready(2);
+    assert_eq!(answers.iter().filter(|(tag, _)| *tag == b'd').count(), 30_001);
+    let greeting = client.greeting.clone();
+    read_from(&mut client, 1_000_000);
+    cancel(pgweir.port, &greeting);
+    let codes = |answers: &[Message]| -> Vec<String> {
+        let errors = answers.iter().filter(|(tag, _)| *tag == b'E');
+        errors.map(|(_, body)| String::from_utf8_lossy(ErrorFields::read(body).code).into_owned()).collect()
+    };
+    assert_eq!(codes(&client.until_ready(1)), ["57014"]);
+    assert_eq!(ask(&mut client, "SELECT 6"), ["6"]);
+    read_from(&mut client, 1_000_000);
+    let kill = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}' AND query LIKE 'COPY%'",
+        database.name
+    );
+    // On whatever node it reads.
+    let killed =
+        (0..3).map(|node| support::cluster().psql(node, "postgres", &kill).unwrap()).collect::<String>();
+    assert_eq!(killed.trim(), "t");
+    // PostgreSQL has no room to say why, or says it.
+    let answers = client.until_ready(1);
+    assert_eq!(
+        answers.last().unwrap().0,
+        0,
+        "the session of a client whose server is gone in a result goes on"
+    );
+    assert!(codes(&answers).iter().all(|code| code == "57P01"), "{:?}", codes(&answers));
+    assert_eq!(ask(&mut RawClient::login(pgweir.port, &database.name), "SELECT 7"), ["7"]);
 }
 
 /// COPY FROM a client that sends faster than the server takes, into a pool of one, and one that waits behind it.

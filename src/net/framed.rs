@@ -234,3 +234,105 @@ impl Wire {
         self.unflushed = self.stream.is_tls();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::io::{Read, Write};
+    use std::time::Instant;
+
+    use tokio::net::{TcpStream, UnixStream};
+
+    use super::super::stream::Socket;
+    use super::*;
+
+    fn pair() -> (Wire, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let peer = listener.accept().unwrap().0;
+        peer.set_nodelay(true).unwrap();
+        (Wire::new(Stream::Plain(Socket::Tcp(TcpStream::from_std(ours).unwrap()))), peer)
+    }
+
+    /// As after a long result of which the last read gave little.
+    fn rests(wire: &mut Wire) -> bool {
+        wire.rest_when_ahead(WORTH_A_REST).unwrap();
+        matches!(wire.stream(), Stream::Plain(Socket::Resting(_)))
+    }
+
+    #[tokio::test]
+    async fn what_comes_during_a_rest_is_read_at_once() {
+        let (mut wire, mut peer) = pair();
+        wire.one_way = LONG_RESULT - 1;
+        assert!(!rests(&mut wire));
+        wire.one_way = LONG_RESULT;
+        let begun = Instant::now();
+        assert!(rests(&mut wire));
+        for piece in 0..5 {
+            peer.write_all(&[piece; 10]).unwrap();
+        }
+        assert_eq!(wire.fill().await.unwrap(), 50);
+        assert!(begun.elapsed() >= REST);
+        assert_eq!(wire.received, 50);
+    }
+
+    #[tokio::test]
+    async fn a_rest_that_brings_little_is_not_repeated() {
+        let (mut wire, mut peer) = pair();
+        wire.one_way = LONG_RESULT;
+        assert!(rests(&mut wire));
+        peer.write_all(b"little").unwrap();
+        let count = wire.fill().await.unwrap();
+        wire.rest_when_ahead(count).unwrap();
+        assert_eq!(wire.one_way, 0);
+        assert!(!rests(&mut wire));
+        // One that brings much is.
+        wire.one_way = LONG_RESULT;
+        assert!(rests(&mut wire));
+        peer.write_all(&[7; WORTH_A_REST]).unwrap();
+        let count = wire.fill().await.unwrap();
+        assert_eq!(count, WORTH_A_REST);
+        assert!(rests(&mut wire));
+    }
+
+    #[tokio::test]
+    async fn whoever_writes_ends_the_rest() {
+        let (mut wire, mut peer) = pair();
+        wire.one_way = LONG_RESULT;
+        assert!(rests(&mut wire));
+        wire.outbox.extend_from_slice(b"question");
+        wire.flush().await.unwrap();
+        assert!(matches!(wire.stream(), Stream::Plain(Socket::Tcp(_))));
+        let mut asked = [0; 8];
+        peer.read_exact(&mut asked).unwrap();
+        peer.write_all(b"answer").unwrap();
+        assert_eq!(wire.fill().await.unwrap(), 6);
+        assert!(!rests(&mut wire), "the result was over when something was written");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_stream_and_another_worker_during_a_rest() {
+        let (mut wire, mut peer) = pair();
+        wire.one_way = LONG_RESULT;
+        assert!(rests(&mut wire));
+        wire.rehome().unwrap();
+        peer.write_all(b"last").unwrap();
+        drop(peer);
+        assert_eq!(wire.fill().await.unwrap(), 4);
+        assert!(rests(&mut wire));
+        assert!(wire.fill().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn unix_sockets_do_not_rest() {
+        let (ours, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut wire = Wire::new(Stream::Plain(Socket::Unix(UnixStream::from_std(ours).unwrap())));
+        wire.one_way = LONG_RESULT;
+        assert!(!rests(&mut wire));
+        peer.write_all(b"more").unwrap();
+        assert_eq!(wire.fill().await.unwrap(), 4);
+    }
+}
