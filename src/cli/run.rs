@@ -15,6 +15,7 @@ use super::print;
 
 /// Runs the pooler.
 pub(super) fn run(options: &RunOptions) -> ExitCode {
+    use_small_pages();
     let loaded = load(&options.source);
     let config = match loaded {
         Ok(config) => config,
@@ -67,6 +68,12 @@ pub(super) fn load(source: &ConfigSource) -> Result<Config, String> {
          hint: name a file with --config, or run without one: pgweir run --primary postgres://user:password@host/database",
     )?;
     config::load(&path, &environment).map_err(|errors| errors.to_string())
+}
+
+/// What thousands of clients needed for a moment leaves holes smaller than a huge page, which would stay with us, and a
+/// heap of some MB gains nothing from huge pages. Where the kernel does not know the wish, they are harmless.
+fn use_small_pages() {
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 fn workers(configured: Option<NonZeroUsize>) -> NonZeroUsize {
