@@ -50,6 +50,11 @@ impl Socket {
         }
     }
 
+    fn rehome(&mut self) -> io::Result<()> {
+        *self = std::mem::replace(self, Self::Moved).detach()?.attach()?;
+        Ok(())
+    }
+
     /// Lets what arrives gather for so long. Only TCP: its buffers grow with what a moment brings.
     fn rest(&mut self, length: Duration) -> io::Result<()> {
         if matches!(self, Self::Tcp(_))
@@ -72,10 +77,7 @@ impl Socket {
 
     /// Ends a rest before its time.
     fn wake(&mut self) -> io::Result<()> {
-        if matches!(self, Self::Resting(_)) {
-            *self = std::mem::replace(self, Self::Moved).detach()?.attach()?;
-        }
-        Ok(())
+        if matches!(self, Self::Resting(_)) { self.rehome() } else { Ok(()) }
     }
 }
 
@@ -113,13 +115,15 @@ impl Stream {
     /// Lets the present runtime watch the socket, instead of the one that does. On an error the stream is
     /// of no more use.
     pub fn rehome(&mut self) -> io::Result<()> {
-        let socket = match self {
+        self.socket_mut().rehome()
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        match self {
             Self::Plain(socket) => socket,
             Self::TlsAccepted(stream) => stream.get_mut().0,
             Self::TlsConnected(stream) => stream.get_mut().0,
-        };
-        *socket = std::mem::replace(socket, Socket::Moved).detach()?.attach()?;
-        Ok(())
+        }
     }
 
     /// The TLS version and cipher, for the console.
@@ -170,12 +174,7 @@ impl Stream {
     /// Lets what the peer sends gather for so long, in the kernel and without waking anybody; then reads give it.
     /// Whoever writes ends the rest. Sockets of the unix domain do not rest.
     pub fn rest(&mut self, length: Duration) -> io::Result<()> {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::TlsAccepted(stream) => stream.get_mut().0,
-            Self::TlsConnected(stream) => stream.get_mut().0,
-        }
-        .rest(length)
+        self.socket_mut().rest(length)
     }
 }
 
