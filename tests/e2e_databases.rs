@@ -110,6 +110,33 @@ fn a_database_that_was_used_can_be_cloned_renamed_and_dropped() {
     assert!(!pgweir.log().contains("node is down"));
 }
 
+/// A connection of the command's own pool that is being opened when it begins is in its way as well.
+#[test]
+fn what_the_own_pool_is_opening_is_closed_too() {
+    let database = support::database();
+    let name = &database.name;
+    let pgweir = Pgweir::start(&format!(
+        "databases:\n  \"*\": {{primary: \"{}\"}}\nusers:\n  app: {{password: app}}\n",
+        support::cluster().address(0)
+    ));
+    let mut own = RawClient::login(pgweir.port, name);
+    let mut others: Vec<_> = (0..4).map(|_| RawClient::login(pgweir.port, name)).collect();
+    for delay in 0..4 {
+        // One of them has the connection that is there, and the others need more.
+        for other in &mut others {
+            other.send(&send().query("SELECT pg_sleep(0.05)").0);
+        }
+        std::thread::sleep(Duration::from_millis(delay));
+        own.send(&send().query(format!("CREATE DATABASE {name}_own TEMPLATE {name}")).0);
+        let clone = read(&mut own, Until::Ready(1));
+        assert!(sqlstate(&clone).is_none(), "after {delay} ms: {clone:?}");
+        for other in &mut others {
+            assert!(sqlstate(&read(other, Until::Ready(1))).is_none());
+        }
+        assert_eq!(sqlstate(&run(&mut own, &format!("DROP DATABASE {name}_own"))), None);
+    }
+}
+
 #[test]
 fn in_the_extended_protocol_and_in_session_mode_too() {
     let database = support::database();

@@ -3,7 +3,8 @@
 //! `DROP DATABASE x`, `ALTER DATABASE x RENAME` and `CREATE DATABASE y TEMPLATE x` fail while anybody is
 //! connected to `x`, and what a pooler keeps open is somebody. Without a pooler it would not be there: so
 //! before such a command is sent, idle connections to `x` are closed, on all nodes and for all users, the
-//! probes go to another database, and none is opened until the command is done. PostgreSQL itself waits
+//! probes go to another database, and none is opened until the command is done. In the command's own pool
+//! that begins when it has its connection. PostgreSQL itself waits
 //! five seconds for those who are leaving, so the command need not be tried again.
 
 use std::sync::Arc;
@@ -77,6 +78,8 @@ fn words(text: &[u8], lex: LexOptions) -> Vec<Word> {
 pub(super) struct Left {
     database: String,
     holds: Vec<Hold>,
+    /// The pool of the command itself, to be held as well once it has its connection.
+    own: Option<Arc<Pool>>,
     nodes: Vec<Arc<Node>>,
     entries: Vec<Arc<DatabaseEntry>>,
 }
@@ -97,11 +100,12 @@ impl ClientSession {
 fn leave(context: &SessionContext, topology: &Topology, own: &Arc<Pool>, database: &str) -> Left {
     let now = Instant::now();
     context.pools.listeners.close_unused(database);
-    let mut holds = Vec::new();
+    let (mut holds, mut own_pool) = (Vec::new(), None);
     for pool in context.pools.pools().into_iter().filter(|pool| pool.target().database == database) {
         if Arc::ptr_eq(&pool, own) {
             // The command itself needs a connection: PostgreSQL does not count that, or says why it may not.
             pool.renew(now);
+            own_pool = Some(pool);
         } else {
             holds.push(pool.hold(now));
         }
@@ -112,6 +116,7 @@ fn leave(context: &SessionContext, topology: &Topology, own: &Arc<Pool>, databas
     let left = Left {
         database: database.to_owned(),
         holds,
+        own: own_pool,
         nodes: topology.nodes().cloned().collect(),
         entries: topology.databases().into_iter().filter(is_it).collect(),
     };
@@ -121,6 +126,13 @@ fn leave(context: &SessionContext, topology: &Topology, own: &Arc<Pool>, databas
 }
 
 impl Left {
+    /// The command has its connection: its pool opens no more of them, to keep `pool.min_size` or for others.
+    pub(super) fn command_begins(&mut self) {
+        if let Some(own) = self.own.take() {
+            self.holds.push(own.hold(Instant::now()));
+        }
+    }
+
     /// What clients are told at login is asked for anew: the database may be another one now, or none.
     fn forget_logins(&self) {
         self.entries.iter().for_each(|entry| entry.reported.lock().clear());

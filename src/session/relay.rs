@@ -31,6 +31,7 @@ use crate::task;
 
 use super::batch::{self, Batch, BatchEnd, Given, Plan};
 use super::client::ClientSession;
+use super::databases::Left;
 use super::error::SessionError;
 use super::exchange::{Aftermath, Expect, Undo, Verdict};
 use super::heal::Replay;
@@ -132,7 +133,7 @@ impl ClientSession {
         let work = begun.as_ref().map_or(plan.work, |begun| begun.work.and(plan.work));
         let leads =
             begun.as_ref().is_some_and(|b| b.may_lead != Some(false)) && self.batch_may_lead(batch, &plan);
-        let _left = self.leave_databases(&plan.databases);
+        let mut left = self.leave_databases(&plan.databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
@@ -157,6 +158,7 @@ impl ClientSession {
                 }
             }
         };
+        left.iter_mut().for_each(Left::command_begins);
         // What stands alone, or has only read so far.
         if is_free || self.leading.is_some() {
             self.arm_retry(batch, &plan);
