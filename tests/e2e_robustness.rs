@@ -266,6 +266,63 @@ fn a_mute_server_is_given_up_in_time() {
     }
 }
 
+/// Reads wait for whichever replica has a connection first: one whose connections are all kept holds nobody up.
+#[test]
+fn reads_do_not_wait_for_a_replica_that_serves_nobody() {
+    let database = support::database();
+    let pgweir = Pgweir::start(&format!(
+        "workers: 2\npool: {{size: 2, checkout_timeout: 20s}}\nrouting: {{consistency: eventual}}\n{}",
+        database.yaml()
+    ));
+    let mut console = RawClient::login(pgweir.port, "pgweir");
+    let of_ours = |row: &String| row.contains(&format!("|{}|", database.name));
+    // Connections that are lent, by replica: what tells a server from another one is asked on the primary only.
+    let ports = [1, 2].map(|node| support::cluster().port(node).to_string());
+    let lent = |console: &mut RawClient| {
+        let servers = ask(console, "SHOW SERVERS");
+        let lent: Vec<_> = servers.iter().filter(|row| of_ours(row) && row.contains("|active|")).collect();
+        ports.clone().map(|port| lent.iter().filter(|row| row.contains(&format!("|{port}|"))).count())
+    };
+    // In a READ ONLY transaction a client keeps its replica's connection.
+    let mut keepers = [Vec::new(), Vec::new()];
+    for _ in 0..4 {
+        let before = lent(&mut console);
+        let mut keeper = RawClient::login(pgweir.port, &database.name);
+        ask(&mut keeper, "BEGIN READ ONLY");
+        ask(&mut keeper, "SELECT 1");
+        let after = lent(&mut console);
+        let place = (0..2).find(|place| after[*place] > before[*place]).unwrap();
+        keepers[place].push(keeper);
+    }
+    assert_eq!(lent(&mut console), [2, 2]);
+    let mut readers: Vec<_> = (0..12).map(|_| RawClient::login(pgweir.port, &database.name)).collect();
+    let waiting = |console: &mut RawClient| -> usize {
+        let pools = ask(console, "SHOW POOLS");
+        let column = |row: &String| row.split('|').nth(3).unwrap().parse::<usize>().unwrap();
+        pools.iter().filter(|row| row.starts_with(&format!("{}|", database.name))).map(column).sum()
+    };
+    for reader in &mut readers {
+        reader.send(&send().query("SELECT 1").0);
+    }
+    until("all wait, each in one place", || waiting(&mut console) == readers.len());
+    let [mut stay, go] = keepers;
+    for mut keeper in go {
+        ask(&mut keeper, "COMMIT");
+    }
+    for reader in &mut readers {
+        assert_eq!(rows(&read(reader, Until::Ready(1))), ["1"]);
+        for _ in 0..5 {
+            assert_eq!(ask(reader, "SELECT 2"), ["2"]);
+        }
+    }
+    assert_eq!((lent(&mut console), waiting(&mut console)), ([2, 0], 0));
+    for keeper in &mut stay {
+        assert_eq!(ask(keeper, "SELECT 3"), ["3"]);
+        ask(keeper, "COMMIT");
+    }
+    assert_eq!(lent(&mut console), [0, 0]);
+}
+
 /// Servers that die: by order, by signal, with the whole server.
 #[test]
 fn killed_servers_end_their_clients_only() {

@@ -3,6 +3,8 @@
 //! Invariants, asserted: `idle + leased + opening <= size` unless the size was lowered meanwhile, and
 //! nobody waits while a connection is idle.
 //!
+//! A read that several replicas can serve waits in the queues of all of them (see `ticket`).
+//!
 //! Waiters queue by worker, since a connection that stays with its worker costs no hand-over between
 //! threads. The queues are one as far as a client can tell: the front of another queue goes first once it
 //! has waited longer than the own front by [`UNFAIR_MAX`].
@@ -15,12 +17,11 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use crate::server::ConnectError;
 
 use super::lease::ServerLease;
 use super::manager::Pool;
+use super::ticket::Ticket;
 
 /// Why no server connection was lent.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,6 +46,9 @@ pub enum CheckoutError {
     Moved,
 }
 
+/// As long as a queue is shorter, those in it whose turn is past are no matter.
+const CROWD_MIN: usize = 64;
+
 /// By how much a client may be overtaken by one of another worker.
 const UNFAIR_MAX: Duration = Duration::from_micros(500);
 
@@ -61,7 +65,6 @@ pub(super) struct Gate {
     pub(super) epoch_started: Option<Instant>,
     /// Somebody needs the database for himself: nothing is opened, and what comes back is closed.
     pub(super) holds: usize,
-    next_waiter: u64,
 }
 
 /// What belongs to one worker.
@@ -69,39 +72,30 @@ pub(super) struct Gate {
 pub(super) struct Home {
     /// Idle connections whose sockets it watches.
     pub(super) idle: usize,
-    /// Its waiting clients, the oldest first.
+    /// Its waiting clients, the oldest first, and some whose turn is past.
     waiters: VecDeque<Waiter>,
+    /// With so many of them those are looked for whose turn is past.
+    crowd: usize,
+}
+
+impl Home {
+    fn enqueue(&mut self, waiter: Waiter) {
+        if self.waiters.len() >= self.crowd.max(CROWD_MIN) {
+            self.waiters.retain(|waiter| !waiter.ticket.is_past());
+            self.crowd = 2 * self.waiters.len();
+        }
+        self.waiters.push_back(waiter);
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Waiter {
-    id: u64,
+    pub(super) ticket: Arc<Ticket>,
     /// The worker it lives on.
     pub(super) home: usize,
     pub(super) since: Instant,
-    pub(super) sender: oneshot::Sender<Result<Handed, CheckoutError>>,
-}
-
-/// A lease on its way to a waiter. If the waiter has gone, the connection (which is clean) goes back.
-#[derive(Debug)]
-pub(super) struct Handed(Option<ServerLease>);
-
-impl Handed {
-    pub(super) fn new(lease: ServerLease) -> Self {
-        Self(Some(lease))
-    }
-
-    fn take(mut self) -> Option<ServerLease> {
-        self.0.take()
-    }
-}
-
-impl Drop for Handed {
-    fn drop(&mut self) {
-        if let Some(lease) = self.0.take() {
-            lease.checkin();
-        }
-    }
+    /// It stands here because it was sent here, not because this pool could serve it as well.
+    pub(super) is_at_home: bool,
 }
 
 impl Gate {
@@ -145,58 +139,48 @@ impl Gate {
         }
     }
 
-    pub(super) fn enqueue(
-        &mut self,
-        home: usize,
-        now: Instant,
-    ) -> (u64, oneshot::Receiver<Result<Handed, CheckoutError>>) {
-        let (sender, receiver) = oneshot::channel();
-        self.next_waiter += 1;
-        let waiter = Waiter { id: self.next_waiter, home, since: now, sender };
-        if let Some(home) = self.homes.get_mut(home) {
-            home.waiters.push_back(waiter);
+    /// The last of its worker's queue.
+    pub(super) fn enqueue(&mut self, waiter: Waiter) {
+        waiter.ticket.joins();
+        if let Some(home) = self.homes.get_mut(waiter.home) {
+            home.enqueue(waiter);
         }
-        (self.next_waiter, receiver)
-    }
-
-    /// Takes back the waiter that was enqueued last, by the same caller.
-    pub(super) fn dequeue(&mut self, home: usize) -> Option<Waiter> {
-        self.homes.get_mut(home)?.waiters.pop_back()
     }
 
     /// Who gets a connection that this worker has: its own oldest waiter, unless another one's is older by
     /// more than a client may notice.
-    pub(super) fn next_waiter(&mut self, home: usize) -> Option<Waiter> {
-        for home in &mut *self.homes {
-            while home.waiters.front().is_some_and(|waiter| waiter.sender.is_closed()) {
-                home.waiters.pop_front();
+    /// Who has called must answer the ticket, after the unlock.
+    pub(super) fn call_next(&mut self, home: usize) -> Option<Waiter> {
+        loop {
+            for home in &mut *self.homes {
+                while home.waiters.front().is_some_and(|waiter| waiter.ticket.is_past()) {
+                    home.waiters.pop_front();
+                }
+            }
+            let fronts = self.homes.iter().enumerate();
+            let oldest = fronts.filter_map(|(index, home)| Some((index, home.waiters.front()?.since)));
+            let (mut chosen, since) = oldest.min_by_key(|(_, since)| *since)?;
+            if let Some(own) = self.homes.get(home).and_then(|own| own.waiters.front())
+                && own.since.saturating_duration_since(since) <= UNFAIR_MAX
+            {
+                chosen = home;
+            }
+            let waiter = self.homes.get_mut(chosen)?.waiters.pop_front()?;
+            // Another pool may call it in this moment.
+            if waiter.ticket.call() {
+                return Some(waiter);
             }
         }
-        let fronts = self.homes.iter().enumerate();
-        let oldest = fronts.filter_map(|(index, home)| Some((index, home.waiters.front()?.since)));
-        let (mut chosen, since) = oldest.min_by_key(|(_, since)| *since)?;
-        if let Some(own) = self.homes.get(home).and_then(|own| own.waiters.front())
-            && own.since.saturating_duration_since(since) <= UNFAIR_MAX
-        {
-            chosen = home;
-        }
-        self.homes.get_mut(chosen)?.waiters.pop_front()
     }
 
     /// Those who wait.
     pub(super) fn waiters(&self) -> impl Iterator<Item = &Waiter> {
-        self.homes.iter().flat_map(|home| &home.waiters)
+        self.homes.iter().flat_map(|home| &home.waiters).filter(|waiter| !waiter.ticket.is_past())
     }
 
     /// Takes out all who wait.
     pub(super) fn drain_waiters(&mut self) -> Vec<Waiter> {
         self.homes.iter_mut().flat_map(|home| home.waiters.drain(..)).collect()
-    }
-
-    fn forget_waiter(&mut self, home: usize, id: u64) {
-        if let Some(home) = self.homes.get_mut(home) {
-            home.waiters.retain(|waiter| waiter.id != id);
-        }
     }
 
     /// How many more connections are to be opened now.
@@ -205,32 +189,27 @@ impl Gate {
             return 0;
         }
         let room = self.size.saturating_sub(self.total());
-        let waiting: usize = self.homes.iter().map(|home| home.waiters.len()).sum();
-        waiting.saturating_sub(self.opening).min(room)
+        if room == 0 {
+            return 0;
+        }
+        self.waiters().count().saturating_sub(self.opening).min(room)
     }
 }
 
-/// A place in the queue. Dropping it gives the place up.
+/// A place in the queue, or in several. Dropping it gives the place up.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Waiting {
     pool: Arc<Pool>,
-    home: usize,
-    id: u64,
-    receiver: oneshot::Receiver<Result<Handed, CheckoutError>>,
+    ticket: Arc<Ticket>,
     done: bool,
 }
 
 impl Waiting {
-    pub(super) fn new(
-        pool: Arc<Pool>,
-        home: usize,
-        id: u64,
-        receiver: oneshot::Receiver<Result<Handed, CheckoutError>>,
-    ) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, ticket: Arc<Ticket>) -> Self {
         // Whoever waits is load, too: with all connections lent, the shorter queue is the better one.
         pool.node.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { pool, home, id, receiver, done: false }
+        Self { pool, ticket, done: false }
     }
 }
 
@@ -238,29 +217,22 @@ impl Future for Waiting {
     type Output = Result<ServerLease, CheckoutError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Poll::Ready(result) = Pin::new(&mut self.receiver).poll(cx) else { return Poll::Pending };
+        let Poll::Ready(answer) = self.ticket.poll(cx) else { return Poll::Pending };
         self.done = true;
-        Poll::Ready(match result {
-            Ok(Ok(handed)) => handed.take().ok_or(CheckoutError::Closed).map(|mut lease| {
-                lease.settle_here();
-                lease
-            }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(CheckoutError::Closed),
-        })
+        Poll::Ready(answer.and_then(|handed| {
+            let mut lease = handed.take().ok_or(CheckoutError::Closed)?;
+            lease.settle_here();
+            Ok(lease)
+        }))
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.pool.node.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if self.done {
-            return;
+        if !self.done {
+            self.ticket.give_up();
         }
-        let mut gate = self.pool.gate.lock();
-        gate.forget_waiter(self.home, self.id);
-        // A lease that was sent but not received is in `receiver`: `Handed` returns it, after the unlock.
-        drop(gate);
     }
 }
 
@@ -268,38 +240,69 @@ impl Drop for Waiting {
 mod tests {
     use super::*;
 
-    fn gate(arrivals: &[(usize, u64)]) -> (Gate, Vec<oneshot::Receiver<Result<Handed, CheckoutError>>>) {
+    fn gate(arrivals: &[(usize, u64)]) -> (Gate, Vec<Arc<Ticket>>) {
         let (mut gate, start) = (Gate::new(4, 2), Instant::now());
-        let receivers = arrivals
-            .iter()
-            .map(|(home, micros)| gate.enqueue(*home, start + Duration::from_micros(*micros)).1)
-            .collect();
-        (gate, receivers)
+        let tickets: Vec<_> = arrivals.iter().map(|_| Arc::new(Ticket::default())).collect();
+        for ((home, micros), ticket) in arrivals.iter().zip(&tickets) {
+            let since = start + Duration::from_micros(*micros);
+            gate.enqueue(Waiter { ticket: Arc::clone(ticket), home: *home, since, is_at_home: true });
+        }
+        (gate, tickets)
+    }
+
+    /// Which of `tickets` is called.
+    fn next(gate: &mut Gate, tickets: &[Arc<Ticket>], home: usize) -> Option<usize> {
+        let waiter = gate.call_next(home)?;
+        tickets.iter().position(|ticket| Arc::ptr_eq(ticket, &waiter.ticket))
     }
 
     #[test]
     fn a_connection_goes_to_the_own_oldest_waiter_unless_that_would_be_noticed() {
-        let (mut gate, _receivers) = gate(&[(1, 0), (0, 400), (0, 410), (1, 2_000)]);
-        let mut next = |home| gate.next_waiter(home).map(|waiter| waiter.id);
-        assert_eq!(next(0), Some(2), "0.4 ms are not noticed");
+        let (mut gate, tickets) = gate(&[(1, 0), (0, 400), (0, 410), (1, 2_000)]);
+        let mut next = |home| next(&mut gate, &tickets, home);
+        assert_eq!(next(0), Some(1), "0.4 ms are not noticed");
+        assert_eq!(next(0), Some(2));
+        assert_eq!(next(0), Some(0), "nobody of its own is left");
         assert_eq!(next(0), Some(3));
-        assert_eq!(next(0), Some(1), "nobody of its own is left");
-        assert_eq!(next(0), Some(4));
         assert_eq!(next(0), None);
     }
 
     #[test]
     fn nobody_is_overtaken_for_long() {
-        let (mut gate, _receivers) = gate(&[(1, 0), (0, 501)]);
-        assert_eq!(gate.next_waiter(0).map(|waiter| waiter.id), Some(1));
+        let (mut gate, tickets) = gate(&[(1, 0), (0, 501)]);
+        assert_eq!(next(&mut gate, &tickets, 0), Some(0));
     }
 
     #[test]
     fn those_who_have_gone_are_passed_over() {
-        let (mut gate, mut receivers) = gate(&[(0, 0), (1, 1), (0, 2)]);
-        drop(receivers.remove(0));
-        drop(receivers.remove(0));
-        assert_eq!(gate.next_waiter(1).map(|waiter| waiter.id), Some(3));
+        let (mut gate, tickets) = gate(&[(0, 0), (1, 1), (0, 2)]);
+        tickets[0].give_up();
+        tickets[1].give_up();
+        assert_eq!(gate.waiters().count(), 1);
+        assert_eq!(next(&mut gate, &tickets, 1), Some(2));
+    }
+
+    #[test]
+    fn who_was_served_elsewhere_does_not_stay_in_a_queue_that_does_not_move() {
+        let mut gate = Gate::new(1, 1);
+        let stays = Arc::new(Ticket::default());
+        let enqueue = |gate: &mut Gate, ticket: &Arc<Ticket>| {
+            gate.enqueue(Waiter {
+                ticket: Arc::clone(ticket),
+                home: 0,
+                since: Instant::now(),
+                is_at_home: false,
+            });
+        };
+        enqueue(&mut gate, &stays);
+        for _ in 0..100_000 {
+            let ticket = Arc::new(Ticket::default());
+            enqueue(&mut gate, &ticket);
+            assert!(ticket.call(), "another pool has a connection");
+        }
+        assert!(gate.homes[0].waiters.len() <= 2 * CROWD_MIN, "{}", gate.homes[0].waiters.len());
+        assert!(gate.call_next(0).is_some_and(|waiter| Arc::ptr_eq(&waiter.ticket, &stays)));
+        assert!(gate.call_next(0).is_none());
     }
 
     #[test]

@@ -18,9 +18,10 @@ use crate::server::{ConnectError, ServerConn, ServerInfo, ServerTarget};
 use crate::shard::ShardNumber;
 use crate::task;
 
-use super::gate::{CheckoutError, Gate, Handed, Waiting};
+use super::gate::{CheckoutError, Gate, Waiter, Waiting};
 use super::lease::ServerLease;
 use super::stats::PoolStats;
+use super::ticket::{Handed, Ticket};
 
 /// After a failed attempt to open a connection, while others of the pool are alive.
 const REOPEN_DELAY: Duration = Duration::from_millis(250);
@@ -294,28 +295,43 @@ impl Pool {
         task::home().min(self.stores.len() - 1)
     }
 
-    /// A place in the queue for a connection; opens one in the background if there is room.
-    pub fn enqueue(self: &Arc<Self>, now: Instant) -> Waiting {
+    /// A place in the queue for a connection; opens one in the background if there is room. If there is none, it is
+    /// a place in the queues of `others`, too: whichever has a connection first serves the client.
+    pub fn enqueue(self: &Arc<Self>, others: &[Arc<Self>], now: Instant) -> Waiting {
+        let ticket = Arc::new(Ticket::default());
+        let is_full = self.join(&ticket, true, now);
+        if is_full {
+            for other in others {
+                if !other.join(&ticket, false, now) {
+                    break;
+                }
+            }
+        }
+        Waiting::new(Arc::clone(self), ticket)
+    }
+
+    /// Takes a place in the queue, unless there is something better; whether all connections are lent.
+    fn join(self: &Arc<Self>, ticket: &Arc<Ticket>, is_at_home: bool, now: Instant) -> bool {
         let home = self.here();
         let mut gate = self.gate.lock();
-        let (id, receiver) = gate.enqueue(home, now);
         if gate.closed {
-            if let Some(waiter) = gate.dequeue(home) {
-                let _ = waiter.sender.send(Err(CheckoutError::Closed));
+            drop(gate);
+            if is_at_home && ticket.call() {
+                ticket.answer(Err(CheckoutError::Closed));
             }
-        } else if gate.idle > 0 {
-            // One came back between the caller's look and this one.
-            if let Some(object) = self.idle_object(&mut gate, home)
-                && let Some(waiter) = gate.dequeue(home)
-            {
-                // The waiter is being made by us: it cannot have gone.
-                let _ = waiter.sender.send(Ok(Handed::new(ServerLease::new(object, Arc::clone(self)))));
-            }
-        } else {
-            self.open_for_waiters(&mut gate);
+            return !is_at_home;
         }
-        drop(gate);
-        Waiting::new(Arc::clone(self), home, id, receiver)
+        if gate.idle > 0 {
+            // One came back between the caller's look and this one.
+            let object = if ticket.call() { self.idle_object(&mut gate, home) } else { return false };
+            drop(gate);
+            let lease = object.map(|object| Handed::new(ServerLease::new(object, Arc::clone(self))));
+            ticket.answer(lease.ok_or(CheckoutError::Closed));
+            return false;
+        }
+        gate.enqueue(Waiter { ticket: Arc::clone(ticket), home, since: now, is_at_home });
+        self.open_for_waiters(&mut gate);
+        gate.opening == 0
     }
 
     /// A clean connection comes back: to the oldest waiter, or into the store.
@@ -330,15 +346,18 @@ impl Pool {
             drop(ServerLease::new(object, Arc::clone(self)));
             return;
         }
-        if let Some(waiter) = gate.next_waiter(home) {
+        if let Some(waiter) = gate.call_next(home) {
             let object = if waiter.home == home { Some(object) } else { self.adopt(object, waiter.home) };
             // Stays `leased`. Sent after the unlock: a waiter that has gone returns it through here.
             drop(gate);
             match object {
                 Some(object) => {
-                    let _ = waiter.sender.send(Ok(Handed::new(ServerLease::new(object, Arc::clone(self)))));
+                    waiter.ticket.answer(Ok(Handed::new(ServerLease::new(object, Arc::clone(self)))));
                 }
-                None => self.lease_ended(),
+                None => {
+                    self.lease_ended();
+                    waiter.ticket.answer(Err(CheckoutError::Closed));
+                }
             }
             return;
         }
@@ -451,7 +470,7 @@ impl Pool {
         let waiters = gate.drain_waiters();
         drop(gate);
         for waiter in waiters {
-            let _ = waiter.sender.send(Err(error.clone()));
+            waiter.ticket.refuse(error.clone());
         }
     }
 
@@ -495,7 +514,7 @@ impl Pool {
     pub fn send_away(&self) {
         let waiters = self.gate.lock().drain_waiters();
         for waiter in waiters {
-            let _ = waiter.sender.send(Err(CheckoutError::Moved));
+            waiter.ticket.refuse(CheckoutError::Moved);
         }
     }
 
@@ -524,7 +543,7 @@ impl Pool {
             gate.drain_waiters()
         };
         for waiter in waiters {
-            let _ = waiter.sender.send(Err(CheckoutError::Closed));
+            waiter.ticket.refuse(CheckoutError::Closed);
         }
         self.renew(Instant::now());
     }
@@ -536,10 +555,10 @@ impl Pool {
             idle: gate.idle,
             leased: gate.leased,
             opening: gate.opening,
-            waiting: gate.waiters().filter(|waiter| !waiter.sender.is_closed()).count(),
+            waiting: gate.waiters().filter(|waiter| waiter.is_at_home).count(),
             oldest_wait: gate
                 .waiters()
-                .filter(|waiter| !waiter.sender.is_closed())
+                .filter(|waiter| waiter.is_at_home)
                 .map(|waiter| now.saturating_duration_since(waiter.since))
                 .max()
                 .unwrap_or_default(),

@@ -15,6 +15,7 @@ mod registry;
 mod replication;
 mod shards;
 mod stats;
+mod ticket;
 mod topology;
 
 pub use choice::{Choice, Facts, Judgment};

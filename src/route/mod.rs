@@ -120,16 +120,41 @@ pub struct Route {
     pub target: Target,
     /// Why.
     pub reason: Reason,
+    /// Who would do as well, if all connections to the target are lent.
+    pub others: Places,
+}
+
+impl Route {
+    /// To the primary, and nowhere else.
+    pub fn primary(reason: Reason) -> Self {
+        Self { target: Target::Primary, reason, others: Places::default() }
+    }
+}
+
+/// Some replicas, by index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Places(u64);
+
+impl Places {
+    /// Those that come after the 64th are left out.
+    fn insert(&mut self, index: usize) {
+        self.0 |= u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(0);
+    }
+
+    /// Their indexes.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        let bits = std::iter::successors(Some(self.0), |bits| Some(bits & bits.wrapping_sub(1)));
+        bits.take_while(|bits| *bits != 0).map(|bits| bits.trailing_zeros() as usize)
+    }
 }
 
 /// Decides where `work` runs. `turn` is any number; it spreads equals.
 pub fn decide(work: Work, session: SessionView, cluster: ClusterView<'_>, turn: u32) -> Route {
-    let primary = |reason| Route { target: Target::Primary, reason };
     if let Some(reason) = rules::must_be_primary(work) {
-        return primary(reason);
+        return Route::primary(reason);
     }
     if let Some(reason) = rules::wants_primary(work, session, cluster) {
-        return primary(reason);
+        return Route::primary(reason);
     }
     rules::choose_replica(work, session, cluster, turn)
 }

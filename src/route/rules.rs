@@ -6,7 +6,7 @@ use crate::cluster::{Load, pick};
 use crate::config::{Consistency, Reads};
 use crate::sql::{Effect, HintRole};
 
-use super::{ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
+use super::{ClusterView, Freshness, NodeView, Places, Reason, Route, SessionView, Target, Work};
 
 /// Correctness: what is not known to be a read runs on the primary.
 pub fn must_be_primary(work: Work) -> Option<Reason> {
@@ -65,7 +65,7 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
     }
     if candidates.is_empty() {
         let reason = if any_usable { too_old(session) } else { Reason::NoUsableReplica };
-        return Route { target: Target::Primary, reason };
+        return Route::primary(reason);
     }
     if session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable {
         any_near |= cluster.primary.near;
@@ -81,10 +81,29 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
         latency: node.latency,
     });
     match pick(loads, turn).and_then(|index| candidates.get(index)) {
-        Some((Target::Primary, _)) => Route { target: Target::Primary, reason: Reason::ReadShared },
-        Some((target, _)) => Route { target: *target, reason: replica_reason(work, accepts_stale) },
-        None => Route { target: Target::Primary, reason: Reason::NoUsableReplica },
+        Some((Target::Primary, _)) => Route::primary(Reason::ReadShared),
+        Some((target, node)) => Route {
+            target: *target,
+            reason: replica_reason(work, accepts_stale),
+            others: equals(&candidates, *target, node.weight),
+        },
+        None => Route::primary(Reason::NoUsableReplica),
     }
+}
+
+/// Who may take a read from the queue of the target: replicas with the same share. A node with a lower one would
+/// take as much as its connections can.
+fn equals(candidates: &[(Target, &NodeView)], target: Target, weight: u32) -> Places {
+    let mut equals = Places::default();
+    for (other, node) in candidates {
+        if let Target::Replica(index) = other
+            && *other != target
+            && node.weight == weight
+        {
+            equals.insert(*index);
+        }
+    }
+    equals
 }
 
 fn replica_reason(work: Work, accepts_stale: bool) -> Reason {

@@ -87,6 +87,16 @@ proptest! {
         let work = Work { effect, begins_read_only: begins && effect == Effect::Transaction, hint, blame: None };
         let freshness = need.map_or(Freshness::Any, |lsn| Freshness::At(Lsn(lsn)));
         let route = decide(work, SessionView { freshness, ..SESSION }, ClusterView { primary: FRESH, replicas: &replicas }, turn);
+        if route.target == Target::Primary {
+            prop_assert_eq!(route.others, Places::default());
+        }
+        for index in route.others.iter() {
+            prop_assert!(Target::Replica(index) != route.target);
+            prop_assert!(replicas[index].usable);
+            if hint.is_none() {
+                prop_assert!(need.is_none_or(|lsn| replicas[index].replayed >= Lsn(lsn)));
+            }
+        }
         if let Target::Replica(index) = route.target {
             prop_assert!(matches!(effect, Effect::Read | Effect::Empty) || work.begins_read_only);
             prop_assert!(replicas[index].usable);
@@ -96,6 +106,23 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_read_may_wait_for_all_replicas_with_the_share_of_its_target() {
+    let others = |replicas: &[NodeView], reads| {
+        let session = SessionView { reads, ..SESSION };
+        let route = decide(READ, session, ClusterView { primary: FRESH, replicas }, 0);
+        (route.target, route.others.iter().collect::<Vec<_>>())
+    };
+    let (twice, far) = (NodeView { weight: 2, ..FRESH }, NodeView { near: false, ..FRESH });
+    let busy = NodeView { in_flight: 9, ..FRESH };
+    assert_eq!(others(&[busy, FRESH, busy, DOWN], Reads::Replica), (Target::Replica(1), vec![0, 2]));
+    assert_eq!(others(&[busy, FRESH, far], Reads::Replica), (Target::Replica(1), vec![0]));
+    assert_eq!(others(&[twice, busy], Reads::Replica), (Target::Replica(0), vec![]));
+    // The primary has a queue of its own.
+    assert_eq!(others(&[FRESH, busy], Reads::ReplicaOrPrimary), (Target::Replica(0), vec![1]));
+    assert_eq!(others(&[FRESH; 70], Reads::Replica), (Target::Replica(0), (1..64).collect()));
 }
 
 #[test]

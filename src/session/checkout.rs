@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use crate::catalog::Resolved;
 use crate::clients::{Activity, Order, WaitEnd};
 use crate::cluster::{Cluster, Lead, LeadStatus, Lsn};
@@ -117,13 +119,13 @@ impl ClientSession {
             let pool = self.pool_of(index);
             let result = match pool.try_checkout(self.last_server) {
                 Some(lease) => Ok(lease),
-                None => self.wait(&pool).await?,
+                None => self.wait(&pool, &mut route).await?,
             };
             match (result, route.target) {
                 (Ok(mut lease), target) => {
                     if target != Target::Primary && !is_fresh(&mut lease, freshness).await {
                         lease.checkin();
-                        route = Route { target: Target::Primary, reason: Reason::ReplicasBehind };
+                        route = Route::primary(Reason::ReplicasBehind);
                         continue;
                     }
                     self.target = route.target;
@@ -137,7 +139,7 @@ impl ClientSession {
                     // A node that is down is left out of the next decision; one that answers and refuses us
                     // would be chosen again.
                     let elsewhere = error.is_node_down() && failures <= self.database.cluster.replicas.len();
-                    let primary = Route { target: Target::Primary, reason: Reason::ReplicaFailed };
+                    let primary = Route::primary(Reason::ReplicaFailed);
                     (route, freshness) =
                         if elsewhere { self.route(work, needs) } else { (primary, freshness) };
                 }
@@ -158,15 +160,15 @@ impl ClientSession {
 
     fn route(&mut self, work: Work, needs: Needs<'_>) -> (Route, Freshness) {
         if self.mode == PoolMode::Session {
-            return (Route { target: Target::Primary, reason: Reason::Pinned }, Freshness::Any);
+            return (Route::primary(Reason::Pinned), Freshness::Any);
         }
         if let Some(reason) = self.retry.again()
             && self.lead().has_primary()
         {
-            return (Route { target: Target::Primary, reason }, Freshness::Any);
+            return (Route::primary(reason), Freshness::Any);
         }
         if let Some(reason) = route::must_be_primary(work) {
-            return (Route { target: Target::Primary, reason }, Freshness::Any);
+            return (Route::primary(reason), Freshness::Any);
         }
         let reads = self.database.settings.routing.reads;
         let mut work = work;
@@ -301,16 +303,38 @@ impl ClientSession {
         }
     }
 
-    /// Waits in the pool's queue. Meanwhile the client may leave, and orders are obeyed.
+    /// Waits in the pool's queue, and in those of the pools that would do as well: if one of them serves the client,
+    /// the route leads there. Meanwhile the client may leave, and orders are obeyed.
     ///
     /// # Cancel safety
     /// Dropping the future gives the place in the queue up; a connection on its way goes back.
-    async fn wait(&mut self, pool: &Arc<Pool>) -> Result<Result<ServerLease, CheckoutError>, SessionError> {
+    async fn wait(
+        &mut self,
+        pool: &Arc<Pool>,
+        route: &mut Route,
+    ) -> Result<Result<ServerLease, CheckoutError>, SessionError> {
+        let targets: SmallVec<[Target; 4]> = route.others.iter().map(Target::Replica).collect();
+        let others: SmallVec<[Arc<Pool>; 4]> = targets.iter().map(|target| self.pool(*target)).collect();
+        let result = self.wait_in(pool, &others).await?;
+        if let Ok(lease) = &result
+            && let Some(at) = others.iter().position(|other| Arc::ptr_eq(other, lease.pool()))
+            && let Some(target) = targets.get(at)
+        {
+            route.target = *target;
+        }
+        Ok(result)
+    }
+
+    async fn wait_in(
+        &mut self,
+        pool: &Arc<Pool>,
+        others: &[Arc<Pool>],
+    ) -> Result<Result<ServerLease, CheckoutError>, SessionError> {
         let began = Instant::now();
         self.handle().set_activity(Activity::Waiting, began);
         // Not by a timer of our own: with more clients than connections each statement comes here.
         self.handle().begin_wait(began.checked_add(pool.settings().checkout_timeout));
-        let mut waiting = pin!(pool.enqueue(began));
+        let mut waiting = pin!(pool.enqueue(others, began));
         let result = poll_fn(|cx| {
             if let Poll::Ready(result) = waiting.as_mut().poll(cx) {
                 return Poll::Ready(Ok(result));
