@@ -444,6 +444,7 @@ async fn all_kinds_of_clients_at_once() {
     assert!(done > seconds * 20, "only {done} operations");
     assert!(killed.load(Ordering::Relaxed) > 0, "no server was killed");
     assert!(late < early + 30 * 1024, "memory grew from {early} to {late} KiB");
+    assert!(live[9] < 2 * live[2] + 2048, "what is allocated grew: {live:?} KiB");
     let begun = Instant::now();
     while app.lent_and_waiting() != (0, 0) {
         assert!(begun.elapsed() < Duration::from_secs(20), "still lent: {:?}", app.lent_and_waiting());
