@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use support::{InProcess, TestDatabase};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use support::{InProcess, TestDatabase};
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Error, NoTls, SimpleQueryMessage};
