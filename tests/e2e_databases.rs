@@ -28,6 +28,14 @@ fn front(database: &TestDatabase) -> Pgweir {
     ))
 }
 
+/// Everything by wildcard, without replicas, with this in front of the configuration.
+fn before_the_primary(options: &str) -> Pgweir {
+    let primary = support::cluster().address(0);
+    Pgweir::start(&format!(
+        "{options}databases:\n  \"*\": {{primary: \"{primary}\"}}\nusers:\n  app: {{password: app}}\n"
+    ))
+}
+
 fn run(client: &mut RawClient, sql: &str) -> Vec<Message> {
     client.send(&send().query(sql).0);
     read(client, Until::Ready(1))
@@ -115,10 +123,7 @@ fn a_database_that_was_used_can_be_cloned_renamed_and_dropped() {
 fn what_the_own_pool_is_opening_is_closed_too() {
     let database = support::database();
     let name = &database.name;
-    let pgweir = Pgweir::start(&format!(
-        "databases:\n  \"*\": {{primary: \"{}\"}}\nusers:\n  app: {{password: app}}\n",
-        support::cluster().address(0)
-    ));
+    let pgweir = before_the_primary("");
     let mut own = RawClient::login(pgweir.port, name);
     let mut others: Vec<_> = (0..4).map(|_| RawClient::login(pgweir.port, name)).collect();
     for delay in 0..4 {
@@ -141,10 +146,7 @@ fn what_the_own_pool_is_opening_is_closed_too() {
 fn in_the_extended_protocol_and_in_session_mode_too() {
     let database = support::database();
     let name = &database.name;
-    let pgweir = Pgweir::start(&format!(
-        "pool: {{size: 2, min_size: 2, mode: session}}\ndatabases:\n  \"*\": {{primary: \"{}\"}}\nusers:\n  app: {{password: app}}\n",
-        support::cluster().address(0)
-    ));
+    let pgweir = before_the_primary("pool: {size: 2, min_size: 2, mode: session}\n");
     let mut user = RawClient::login(pgweir.port, name);
     assert_eq!(ask(&mut user, "SELECT 1"), ["1"]);
     drop(user);

@@ -141,15 +141,13 @@ impl Gate {
 
     /// The last of its worker's queue.
     pub(super) fn enqueue(&mut self, waiter: Waiter) {
-        waiter.ticket.joins();
         if let Some(home) = self.homes.get_mut(waiter.home) {
             home.enqueue(waiter);
         }
     }
 
     /// Who gets a connection that this worker has: its own oldest waiter, unless another one's is older by
-    /// more than a client may notice.
-    /// Who has called must answer the ticket, after the unlock.
+    /// more than a client may notice. Who has called must answer the ticket, after the unlock.
     pub(super) fn call_next(&mut self, home: usize) -> Option<Waiter> {
         loop {
             for home in &mut *self.homes {
@@ -189,10 +187,8 @@ impl Gate {
             return 0;
         }
         let room = self.size.saturating_sub(self.total());
-        if room == 0 {
-            return 0;
-        }
-        self.waiters().count().saturating_sub(self.opening).min(room)
+        // More than that many are not counted: thousands may wait.
+        self.waiters().take(self.opening + room).count().saturating_sub(self.opening)
     }
 }
 

@@ -310,16 +310,15 @@ impl Pool {
         Waiting::new(Arc::clone(self), ticket)
     }
 
-    /// Takes a place in the queue, unless there is something better; whether all connections are lent.
+    /// Takes a place in the queue, or the connection that is there; whether another queue is worth standing in, too.
     fn join(self: &Arc<Self>, ticket: &Arc<Ticket>, is_at_home: bool, now: Instant) -> bool {
         let home = self.here();
+        ticket.joins();
         let mut gate = self.gate.lock();
         if gate.closed {
             drop(gate);
-            if is_at_home && ticket.call() {
-                ticket.answer(Err(CheckoutError::Closed));
-            }
-            return !is_at_home;
+            ticket.refuse(CheckoutError::Closed);
+            return true;
         }
         if gate.idle > 0 {
             // One came back between the caller's look and this one.

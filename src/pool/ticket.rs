@@ -131,3 +131,47 @@ impl Ticket {
         drop(progress);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll(ticket: &Ticket) -> Poll<Answer> {
+        ticket.poll(&Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn the_error_of_one_queue_counts_only_if_there_is_no_other() {
+        let ticket = Ticket::default();
+        ticket.joins();
+        ticket.joins();
+        ticket.refuse(CheckoutError::Moved);
+        assert!(!ticket.is_past());
+        assert!(poll(&ticket).is_pending());
+        ticket.refuse(CheckoutError::Closed);
+        assert!(matches!(poll(&ticket), Poll::Ready(Err(CheckoutError::Closed))));
+        assert!(!ticket.call(), "it has its answer");
+    }
+
+    #[test]
+    fn one_pool_calls_it_and_errors_of_the_others_no_longer_matter() {
+        let ticket = Ticket::default();
+        ticket.joins();
+        assert!(ticket.call());
+        assert!(ticket.is_past());
+        assert!(!ticket.call());
+        ticket.refuse(CheckoutError::Moved);
+        assert!(poll(&ticket).is_pending(), "who has called answers");
+        ticket.answer(Err(CheckoutError::Closed));
+        assert!(matches!(poll(&ticket), Poll::Ready(Err(CheckoutError::Closed))));
+    }
+
+    #[test]
+    fn an_answer_that_nobody_waits_for_is_given_back() {
+        let ticket = Ticket::default();
+        assert!(ticket.call());
+        ticket.give_up();
+        ticket.answer(Err(CheckoutError::Closed));
+        assert!(poll(&ticket).is_pending(), "it was not kept");
+    }
+}

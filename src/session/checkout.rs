@@ -313,14 +313,14 @@ impl ClientSession {
         pool: &Arc<Pool>,
         route: &mut Route,
     ) -> Result<Result<ServerLease, CheckoutError>, SessionError> {
-        let targets: SmallVec<[Target; 4]> = route.others.iter().map(Target::Replica).collect();
-        let others: SmallVec<[Arc<Pool>; 4]> = targets.iter().map(|target| self.pool(*target)).collect();
+        let others: SmallVec<[Arc<Pool>; 4]> =
+            route.others.iter().map(|place| self.pool(Target::Replica(place))).collect();
         let result = self.wait_in(pool, &others).await?;
         if let Ok(lease) = &result
             && let Some(at) = others.iter().position(|other| Arc::ptr_eq(other, lease.pool()))
-            && let Some(target) = targets.get(at)
+            && let Some(place) = route.others.iter().nth(at)
         {
-            route.target = *target;
+            route.target = Target::Replica(place);
         }
         Ok(result)
     }

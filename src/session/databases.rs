@@ -3,9 +3,9 @@
 //! `DROP DATABASE x`, `ALTER DATABASE x RENAME` and `CREATE DATABASE y TEMPLATE x` fail while anybody is
 //! connected to `x`, and what a pooler keeps open is somebody. Without a pooler it would not be there: so
 //! before such a command is sent, idle connections to `x` are closed, on all nodes and for all users, the
-//! probes go to another database, and none is opened until the command is done. In the command's own pool
-//! that begins when it has its connection. PostgreSQL itself waits
-//! five seconds for those who are leaving, so the command need not be tried again.
+//! probes go to another database, and none is opened until the command is done. In the command's own pool that
+//! begins when it has its connection. PostgreSQL itself waits five seconds for those who are leaving, so the
+//! command need not be tried again.
 
 use std::sync::Arc;
 use std::time::Instant;
