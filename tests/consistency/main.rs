@@ -58,12 +58,15 @@ const TESTS: &[harness::Test] = &[
         options.level = "eventual".to_owned();
         options.disturb = vec![Disturbance::Delay];
         (options.seconds, options.operations, options.per_mille) = (Some(4), None, Some(50));
-        let outcome = check::run(&options);
-        let mut complaints = outcome.complaints;
-        if outcome.stale == 0 {
-            complaints.push("no stale read was found where there must be some".to_owned());
+        // On a busy machine a run may have too few operations for one of its reads to fall into
+        // the short time in which a replica is behind. A checker that is blind never sees one.
+        for _ in 0..10 {
+            let outcome = check::run(&options);
+            if outcome.stale > 0 || !outcome.complaints.is_empty() {
+                return outcome.complaints;
+            }
         }
-        complaints
+        vec!["no stale read was found where there must be some".to_owned()]
     }),
 ];
 
