@@ -3,14 +3,14 @@
 //! Buffers exist only while there is something in them: an idle client costs no buffer. A read that
 //! fills its space makes the next one larger, so bulk results take few system calls.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncWrite;
 
 use super::buffers;
 use super::stream::Stream;
@@ -83,11 +83,14 @@ impl Wire {
     /// # Cancel safety
     /// A read that did not happen took nothing from the socket.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Before there is a buffer, or a larger one.
+        if self.stream.poll_read_ready(cx)?.is_pending() {
+            self.drop_empty_inbox();
+            return Poll::Pending;
+        }
         let spare = self.inbox.capacity() - self.inbox.len();
         let read_size = self.read_size as usize;
         if spare < read_size && !self.inbox.try_reclaim(read_size) {
-            // Wait for readiness before there is a buffer, or a larger one.
-            ready!(self.stream.poll_read_ready(cx))?;
             if self.inbox.capacity() == 0 && read_size == READ_MIN {
                 self.inbox = buffers::lend();
             } else {
@@ -95,11 +98,10 @@ impl Wire {
             }
         }
         let space = self.inbox.capacity() - self.inbox.len();
-        let result = pin!(self.stream.read_buf(&mut self.inbox)).poll(cx);
-        match result {
+        match self.stream.poll_read_buf(cx, &mut self.inbox) {
             Poll::Pending => {
-                if self.inbox.is_empty() && !self.stream.is_tls() {
-                    self.drop_inbox();
+                if !self.stream.is_tls() {
+                    self.drop_empty_inbox();
                 }
                 Poll::Pending
             }
@@ -214,6 +216,12 @@ impl Wire {
     /// Gives back an inbox that was taken out and is used up.
     pub fn spent(inbox: BytesMut) {
         buffers::give_back(inbox);
+    }
+
+    fn drop_empty_inbox(&mut self) {
+        if self.inbox.is_empty() {
+            self.drop_inbox();
+        }
     }
 
     fn drop_inbox(&mut self) {

@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
 
@@ -53,6 +54,36 @@ impl Socket {
     fn rehome(&mut self) -> io::Result<()> {
         *self = std::mem::replace(self, Self::Moved).detach()?.attach()?;
         Ok(())
+    }
+
+    fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_rested(cx))?;
+        match self {
+            Self::Tcp(socket) => socket.poll_read_ready(cx),
+            Self::Unix(socket) => socket.poll_read_ready(cx),
+            Self::Resting(_) | Self::Moved => Poll::Ready(Err(moved())),
+        }
+    }
+
+    /// Reads once into what room `buffer` has; a socket known to have nothing is not asked.
+    fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let space = buffer.capacity() - buffer.len();
+        let mut short = None;
+        // Less than there was room for is all there is. The next read need not find that out by a system call, so the
+        // runtime is told that the socket has nothing; within `try_io`, since then what arrives meanwhile is not missed.
+        let mut all_there_is = |read: io::Result<usize>| match read {
+            Ok(count) if (1..space).contains(&count) => {
+                short = Some(count);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            other => other,
+        };
+        let result = match self {
+            Self::Tcp(tcp) => tcp.try_io(Interest::READABLE, || all_there_is(tcp.try_read_buf(buffer))),
+            Self::Unix(unix) => unix.try_io(Interest::READABLE, || all_there_is(unix.try_read_buf(buffer))),
+            Self::Resting(_) | Self::Moved => return Err(moved()),
+        };
+        short.map_or(result, Ok)
     }
 
     /// Lets what arrives gather for so long. Only TCP: its buffers grow with what a moment brings.
@@ -162,12 +193,23 @@ impl Stream {
     /// Ready when a read may give something; a hint, so that no buffer need be held while waiting.
     /// TLS streams are always "ready": their own buffers decide.
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self::Plain(socket) = self else { return Poll::Ready(Ok(())) };
-        ready!(socket.poll_rested(cx))?;
-        match socket {
-            Socket::Tcp(socket) => socket.poll_read_ready(cx),
-            Socket::Unix(socket) => socket.poll_read_ready(cx),
-            Socket::Resting(_) | Socket::Moved => Poll::Ready(Err(moved())),
+        match self {
+            Self::Plain(socket) => socket.poll_read_ready(cx),
+            Self::TlsAccepted(_) | Self::TlsConnected(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Reads once into what room `buffer` has, after [`Stream::poll_read_ready`]. Cheaper than `AsyncRead`, which would
+    /// look for readiness again.
+    pub fn poll_read_buf(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let Self::Plain(socket) = self else { return pin!(self.read_buf(buffer)).poll(cx) };
+        loop {
+            match socket.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(socket.poll_read_ready(cx))?;
+                }
+                result => return Poll::Ready(result),
+            }
         }
     }
 

@@ -1,7 +1,5 @@
 //! A cursor over a message body that cannot run past its end.
 
-use std::ffi::CStr;
-
 /// A body that does not hold what its type promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed message: {0}")]
@@ -64,11 +62,14 @@ impl<'a> Reader<'a> {
 
     /// A string up to its NUL, which is consumed and not returned.
     pub fn cstr(&mut self) -> Result<&'a [u8], Malformed> {
-        // A word of bytes at a time: texts of statements are long.
-        let text =
-            CStr::from_bytes_until_nul(self.rest).map_err(|_| Malformed("string without terminator"))?;
-        self.bytes(text.count_bytes() + 1)?;
-        Ok(text.to_bytes())
+        // Most names are empty, and texts of statements are long.
+        let end = match self.rest.first() {
+            Some(0) => 0,
+            _ => memchr::memchr(0, self.rest).ok_or(Malformed("string without terminator"))?,
+        };
+        let text = self.bytes(end)?;
+        self.bytes(1)?;
+        Ok(text)
     }
 
     /// A string that must be UTF-8.
