@@ -142,6 +142,45 @@ fn what_the_own_pool_is_opening_is_closed_too() {
     }
 }
 
+/// Who is in a template for longer than PostgreSQL waits is in the way of the first try only. Who stays is refused with
+/// PostgreSQL's own error, told once.
+#[test]
+fn a_clone_is_tried_again() {
+    let database = support::database();
+    let name = &database.name;
+    let pgweir = before_the_primary("admin: {users: [app]}\n");
+    let (stays, other) = (support::database(), support::database());
+    let direct = |name: &str| RawClient::login(support::cluster().port(0), name);
+    let (leaves, _stays) = ([direct(name), direct(&other.name)], direct(&stays.name));
+    let [mut simple, mut extended, mut refused] = [(); 3].map(|()| RawClient::login(pgweir.port, "postgres"));
+    let clone = |of: &str, number: u32| format!("CREATE DATABASE {name}_{number} TEMPLATE {of}");
+    let begun = Instant::now();
+    simple.send(&send().query(clone(name, 1)).0);
+    extended.send(&send().parse("s", clone(&other.name, 2)).bind("", "s", &[]).execute("", 0).sync().0);
+    refused.send(&send().query(clone(&stays.name, 3)).0);
+    std::thread::sleep(Duration::from_millis(6500));
+    drop(leaves);
+    let heard = |client: &mut RawClient| -> Vec<String> {
+        read(client, Until::Ready(1)).into_iter().map(comparable).collect()
+    };
+    assert_eq!(heard(&mut simple), ["C CREATE DATABASE\\0", "Z I"]);
+    assert_eq!(heard(&mut extended), ["1 ", "2 ", "C CREATE DATABASE\\0", "Z I"]);
+    let postgresql = format!(
+        "E  55006 | source database \"{}\" is being accessed by other users | There is 1 other session using the database. | ",
+        stays.name
+    );
+    assert_eq!(heard(&mut refused), [&*postgresql, "Z I"]);
+    assert!(begun.elapsed() > Duration::from_secs(9), "{:?}", begun.elapsed());
+    // The name that was given twice to the statement is known once.
+    extended.send(&send().parse("s", "SELECT 1").sync().0);
+    assert_eq!(sqlstate(&read(&mut extended, Until::Ready(1))).as_deref(), Some("42P05"));
+    let routes = ask(&mut RawClient::login(pgweir.port, "pgweir"), "SHOW ROUTES");
+    assert!(routes.iter().any(|row| row.contains("retried_clone")), "{routes:?}");
+    for number in [1, 2] {
+        assert_eq!(sqlstate(&run(&mut simple, &format!("DROP DATABASE {name}_{number}"))), None);
+    }
+}
+
 #[test]
 fn in_the_extended_protocol_and_in_session_mode_too() {
     let database = support::database();

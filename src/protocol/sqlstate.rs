@@ -53,6 +53,8 @@ impl SqlState {
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");
     /// `55000`
     pub const OBJECT_NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
+    /// `55006`
+    pub const OBJECT_IN_USE: Self = Self(*b"55006");
     /// `57014`
     pub const QUERY_CANCELED: Self = Self(*b"57014");
     /// `57P01`

@@ -73,6 +73,8 @@ reasons! {
     RetriedLost = "retried_lost",
     /// A replica lacked something that it names; it ran again elsewhere.
     RetriedUndefined = "retried_undefined",
+    /// The template of a `CREATE DATABASE` was in use; it ran again.
+    RetriedClone = "retried_clone",
     /// A read that the primary serves as one of the equals.
     ReadShared = "read_shared",
     /// The server connection was held already: a transaction.

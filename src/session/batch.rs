@@ -26,7 +26,7 @@ use crate::sql::{
 
 use super::client::ClientSession;
 use super::context::SessionContext;
-use super::databases;
+use super::databases::{self, Needed};
 use super::error::SessionError;
 use super::exchange::{Described, Expect, Failure, Name, Undo};
 use super::reading::{self, Reading};
@@ -86,6 +86,8 @@ pub(super) struct Plan {
     pub(super) writes: bool,
     /// Databases that a command in it needs for itself.
     pub(super) databases: Vec<String>,
+    /// One of them is to be copied.
+    pub(super) clones: bool,
     /// What its statements mean in this database; empty where reads and writes go to the same node.
     pub(super) resolved: SmallVec<[Arc<Resolved>; 2]>,
     /// What it does to the transaction, if it is one simple query.
@@ -148,6 +150,7 @@ impl Default for Plan {
             unknown_functions: None,
             writes: false,
             databases: Vec::new(),
+            clones: false,
             resolved: SmallVec::new(),
             control: None,
             fingerprints: SmallVec::new(),
@@ -192,7 +195,10 @@ impl Plan {
         if statement.is_ddl {
             // Temporary objects are nobody else's.
             self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
-            self.databases.extend(databases::named(text, lex));
+            if let Some(Needed { database, is_template }) = databases::named(text, lex) {
+                self.databases.push(database);
+                self.clones |= is_template;
+            }
         }
         if statement.session.intersects(MAY_READ_OTHERWISE) {
             self.reads_otherwise |=

@@ -4,8 +4,8 @@
 //! connected to `x`, and what a pooler keeps open is somebody. Without a pooler it would not be there: so
 //! before such a command is sent, idle connections to `x` are closed, on all nodes and for all users, the
 //! probes go to another database, and none is opened until the command is done. In the command's own pool that
-//! begins when it has its connection. PostgreSQL itself waits five seconds for those who are leaving, so the
-//! command need not be tried again.
+//! begins when it has its connection. PostgreSQL itself waits five seconds for those who are leaving; a clone is tried
+//! once more after that (`retry.rs`), with connections to the template closed again.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,8 +21,15 @@ use super::context::SessionContext;
 /// How many words of a statement are looked at; the template is named before.
 const WORDS_MAX: usize = 64;
 
+/// A database that a command needs for itself.
+pub(super) struct Needed {
+    pub(super) database: String,
+    /// To copy it.
+    pub(super) is_template: bool,
+}
+
 /// The database that a command needs for itself; none for other statements.
-pub(super) fn named(text: &[u8], lex: LexOptions) -> Option<String> {
+pub(super) fn named(text: &[u8], lex: LexOptions) -> Option<Needed> {
     let words = words(text, lex);
     let word = |at: usize| match words.get(at) {
         Some(Word::Plain(word)) => word.as_str(),
@@ -32,7 +39,7 @@ pub(super) fn named(text: &[u8], lex: LexOptions) -> Option<String> {
         Some(Word::Plain(name) | Word::Quoted(name)) => Some(name.clone()),
         _ => None,
     };
-    match (word(0), word(1)) {
+    let database = match (word(0), word(1)) {
         ("drop", "database") if (word(2), word(3)) == ("if", "exists") => name(4),
         ("drop", "database") => name(2),
         ("alter", "database") if word(3) == "rename" || (word(3), word(4)) == ("set", "tablespace") => {
@@ -43,7 +50,8 @@ pub(super) fn named(text: &[u8], lex: LexOptions) -> Option<String> {
             template.map_or_else(|| Some("template1".to_owned()), |at| name(at + 1))
         }
         _ => None,
-    }
+    };
+    database.map(|database| Needed { database, is_template: word(0) == "create" })
 }
 
 enum Word {
@@ -153,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_database_that_must_be_free_is_found() {
-        let named = |text: &str| named(text.as_bytes(), LexOptions::default());
+        let named = |text: &str| named(text.as_bytes(), LexOptions::default()).map(|needed| needed.database);
         let is = |text: &str, name: &str| assert_eq!(named(text).as_deref(), Some(name), "{text}");
         is("DROP DATABASE Test_X;", "test_x");
         is("drop /* it */ database if exists \"Te\"\"st\"", "Te\"st");

@@ -1,5 +1,5 @@
 //! The net under reads on replicas: one that fails there for what a replica is runs once more elsewhere, and the
-//! client does not notice.
+//! client does not notice. And under clones of templates that somebody was just leaving.
 //!
 //! A standby refuses what it takes for a write, cancels reads that are in the way of replay, may be restarted, and
 //! may lack what was just created. The batch is run again if it was all of an autocommit read, and nothing of an
@@ -23,10 +23,19 @@ const BYTES_MAX: usize = 64 * 1024;
 /// Room for a batch that a client may keep between two.
 const BYTES_KEPT: usize = 1024;
 
+/// What may be run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fallible {
+    /// A read on a replica.
+    Read,
+    /// `CREATE DATABASE`, which has done nothing if it says that its template is in use.
+    Clone,
+}
+
 /// The batch that runs, while it may be run again.
 #[derive(Debug, Default)]
 pub(super) struct Retry {
-    armed: bool,
+    armed: Option<Fallible>,
     /// The batch, also for one that meets a stale plan.
     pub(super) kept: BytesMut,
     /// It is still in the client's inbox, too.
@@ -42,13 +51,13 @@ impl Retry {
     /// It will not be run again.
     #[inline]
     pub(super) fn disarm(&mut self) {
-        self.armed = false;
+        self.armed = None;
     }
 
     /// The batch has been answered.
     #[inline]
     pub(super) fn answered(&mut self) {
-        self.armed = false;
+        self.armed = None;
         // Thousands of idle clients keep one each.
         if self.kept.capacity() > BYTES_KEPT {
             self.kept = BytesMut::new();
@@ -63,7 +72,7 @@ impl Retry {
     /// Keeps a batch, unless it is kept already.
     #[inline]
     pub(super) fn keep(&mut self, batch: &[u8]) {
-        if !self.armed {
+        if self.armed.is_none() {
             self.set_kept(batch);
         }
     }
@@ -83,7 +92,7 @@ impl Retry {
     /// The batch has found its place.
     #[inline]
     pub(super) fn runs_elsewhere(&mut self) {
-        self.armed = false;
+        self.armed = None;
         self.again = None;
     }
 
@@ -112,14 +121,20 @@ impl ClientSession {
     /// Keeps the batch if it may be run again.
     pub(super) fn arm_retry(&mut self, batch: Batch, plan: &Plan) {
         let again = self.retry.again.take();
-        self.retry.armed = again.is_none()
-            && self.target != Target::Primary
+        let what = if plan.clones {
+            Some(Fallible::Clone)
+        } else if self.target != Target::Primary && plan.work.effect <= Effect::Read {
+            Some(Fallible::Read)
+        } else {
+            None
+        };
+        let may_run_again = again.is_none()
             && matches!(batch.end, BatchEnd::Query | BatchEnd::Sync)
             && batch.len <= BYTES_MAX
-            && plan.work.effect <= Effect::Read
             && !plan.closes
             && !plan.effects.intersects(SessionEffects::SQL_PREPARE);
-        if self.retry.armed {
+        self.retry.armed = what.filter(|_| may_run_again);
+        if self.retry.armed.is_some() {
             self.retry.in_inbox = true;
             self.retry.set_kept(self.wire.inbox.get(..batch.len).unwrap_or_default());
             self.retry.before = self.wire.sent + self.wire.outbox.len() as u64;
@@ -128,7 +143,7 @@ impl ClientSession {
     }
 
     fn nothing_has_left(&self) -> bool {
-        self.retry.armed && self.wire.sent <= self.retry.before
+        self.retry.armed.is_some() && self.wire.sent <= self.retry.before
     }
 
     /// Whether what the server says is something that another node may spare the client: an error, or the notice of
@@ -138,7 +153,11 @@ impl ClientSession {
             return None;
         }
         let fields = ErrorFields::read(body);
-        let reason = reason_of(fields.sqlstate()?)?;
+        let code = fields.sqlstate()?;
+        let reason = match self.retry.armed? {
+            Fallible::Read => reason_of(code)?,
+            Fallible::Clone => (code == SqlState::OBJECT_IN_USE).then_some(Reason::RetriedClone)?,
+        };
         let counts = match tag {
             BackendTag::NOTICE_RESPONSE => reason == Reason::RetriedLost,
             _ => fields.is_fatal() || !self.exchange.is_ours(),
@@ -154,16 +173,21 @@ impl ClientSession {
         }
         let reason = match error {
             SessionError::Elsewhere { reason, .. } => *reason,
-            SessionError::ServerLost(_) | SessionError::ServerEnded(_) => Reason::RetriedLost,
+            // What was no read may have been done.
+            SessionError::ServerLost(_) | SessionError::ServerEnded(_)
+                if self.retry.armed == Some(Fallible::Read) =>
+            {
+                Reason::RetriedLost
+            }
             _ => return false,
         };
-        tracing::debug!(client = self.handle().id.0, %error, %reason, "a read on a replica is run again elsewhere");
+        tracing::debug!(client = self.handle().id.0, %error, %reason, "a batch is run again");
         if reason == Reason::RetriedReadOnly {
             for statement in self.retry.statements.drain(..) {
                 self.database.learned.learn(statement);
             }
         }
-        self.retry.armed = false;
+        self.retry.armed = None;
         self.retry.again = Some(reason);
         self.begin_again();
         self.handle().unlink();
