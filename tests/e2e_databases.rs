@@ -152,11 +152,14 @@ fn a_clone_is_tried_again() {
     let (stays, other) = (support::database(), support::database());
     let direct = |name: &str| RawClient::login(support::cluster().port(0), name);
     let (leaves, _stays) = ([direct(name), direct(&other.name)], direct(&stays.name));
-    let [mut simple, mut extended, mut refused] = [(); 3].map(|()| RawClient::login(pgweir.port, "postgres"));
+    let [mut simple, mut extended, mut refused, mut several] =
+        [(); 4].map(|()| RawClient::login(pgweir.port, "postgres"));
     let clone = |of: &str, number: u32| format!("CREATE DATABASE {name}_{number} TEMPLATE {of}");
     let begun = Instant::now();
     simple.send(&send().query(clone(name, 1)).0);
     extended.send(&send().parse("s", clone(&other.name, 2)).bind("", "s", &[]).execute("", 0).sync().0);
+    let pipeline = send().run(clone("template0", 4), &[]).run(clone(&stays.name, 5), &[]).sync();
+    several.send(&pipeline.0);
     refused.send(&send().query(clone(&stays.name, 3)).0);
     std::thread::sleep(Duration::from_millis(6500));
     drop(leaves);
@@ -171,12 +174,16 @@ fn a_clone_is_tried_again() {
     );
     assert_eq!(heard(&mut refused), [&*postgresql, "Z I"]);
     assert!(begun.elapsed() > Duration::from_secs(9), "{:?}", begun.elapsed());
+    // One of them was created: they do not run again.
+    let told = heard(&mut several);
+    assert_eq!(told[..3], ["1 ", "2 ", "C CREATE DATABASE\\0"]);
+    assert_eq!(told[told.len() - 2..], [&*postgresql, "Z I"]);
     // The name that was given twice to the statement is known once.
     extended.send(&send().parse("s", "SELECT 1").sync().0);
     assert_eq!(sqlstate(&read(&mut extended, Until::Ready(1))).as_deref(), Some("42P05"));
     let routes = ask(&mut RawClient::login(pgweir.port, "pgweir"), "SHOW ROUTES");
     assert!(routes.iter().any(|row| row.contains("retried_clone")), "{routes:?}");
-    for number in [1, 2] {
+    for number in [1, 2, 4] {
         assert_eq!(sqlstate(&run(&mut simple, &format!("DROP DATABASE {name}_{number}"))), None);
     }
 }

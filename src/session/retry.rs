@@ -121,7 +121,8 @@ impl ClientSession {
     /// Keeps the batch if it may be run again.
     pub(super) fn arm_retry(&mut self, batch: Batch, plan: &Plan) {
         let again = self.retry.again.take();
-        let what = if plan.clones {
+        // Of several databases some might have been created.
+        let what = if plan.clones && plan.queries == 1 {
             Some(Fallible::Clone)
         } else if self.target != Target::Primary && plan.work.effect <= Effect::Read {
             Some(Fallible::Read)
