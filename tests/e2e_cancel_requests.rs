@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BufMut as _;
-use support::talk::{Until, ask, cancel, comparable, read, rows, same, send, sqlstate, until};
+use support::talk::{Until, ask, cancel, comparable, hear, read, rows, same, send, sqlstate, until};
 use support::wire::RawClient;
 use support::{Pgweir, TestDatabase};
 
@@ -38,7 +38,7 @@ fn a_client_in_the_queue_leaves_it() {
         until("it waits", || waiting(&pgweir) == 1);
         cancel(pgweir.port, &queued.greeting);
         queued.send(&rest.0);
-        let heard: Vec<_> = read(&mut queued, Until::Ready(1)).into_iter().map(comparable).collect();
+        let heard = hear(&mut queued, Until::Ready(1));
         assert_eq!(heard, ["E  57014 | canceling statement due to user request |  | ", "Z I"]);
         assert_eq!(waiting(&pgweir), 0);
     }
@@ -168,7 +168,7 @@ fn transactions_pipelines_and_copy_fail_as_in_postgresql() {
             messages.retain(|(tag, _)| *tag != b'd');
             heard.extend(messages.into_iter().map(comparable));
             client.send(&send().query("ROLLBACK").0);
-            heard.extend(read(&mut client, Until::Ready(1)).into_iter().map(comparable));
+            heard.extend(hear(&mut client, Until::Ready(1)));
         }
         heard
     };

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::talk::{Until, ask, comparable, read, send, sqlstate, startup, until};
+use support::talk::{Until, ask, comparable, hear, read, send, sqlstate, startup, until};
 use support::wire::{Message, RawClient};
 use support::{Pgweir, TestDatabase};
 
@@ -163,9 +163,7 @@ fn a_clone_is_tried_again() {
     refused.send(&send().query(clone(&stays.name, 3)).0);
     std::thread::sleep(Duration::from_millis(6500));
     drop(leaves);
-    let heard = |client: &mut RawClient| -> Vec<String> {
-        read(client, Until::Ready(1)).into_iter().map(comparable).collect()
-    };
+    let heard = |client: &mut RawClient| hear(client, Until::Ready(1));
     assert_eq!(heard(&mut simple), ["C CREATE DATABASE\\0", "Z I"]);
     assert_eq!(heard(&mut extended), ["1 ", "2 ", "C CREATE DATABASE\\0", "Z I"]);
     let postgresql = format!(
@@ -219,7 +217,7 @@ fn who_uses_a_database_is_in_the_way_as_without_us() {
     std::thread::sleep(Duration::from_millis(300));
     // Meanwhile others wait, and are served when it is over.
     waiting.send(&send().query("SELECT 7").0);
-    let heard: Vec<_> = read(&mut master, Until::Ready(1)).into_iter().map(comparable).collect();
+    let heard = hear(&mut master, Until::Ready(1));
     let postgresql = format!(
         "E  55006 | database \"{name}\" is being accessed by other users | There is 1 other session using the database. | "
     );

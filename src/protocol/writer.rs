@@ -24,7 +24,7 @@ pub fn untagged(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
 /// Appends `text` and a NUL. A NUL inside would end the string early, so what follows one is left out.
 #[inline]
 pub fn cstr(out: &mut BytesMut, text: &[u8]) {
-    let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+    let end = memchr::memchr(0, text).unwrap_or(text.len());
     out.extend_from_slice(text.get(..end).unwrap_or_default());
     out.put_u8(0);
 }

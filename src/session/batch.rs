@@ -85,9 +85,7 @@ pub(super) struct Plan {
     /// It may commit a change.
     pub(super) writes: bool,
     /// Databases that a command in it needs for itself.
-    pub(super) databases: Vec<String>,
-    /// One of them is to be copied.
-    pub(super) clones: bool,
+    pub(super) databases: Vec<Needed>,
     /// What its statements mean in this database; empty where reads and writes go to the same node.
     pub(super) resolved: SmallVec<[Arc<Resolved>; 2]>,
     /// What it does to the transaction, if it is one simple query.
@@ -150,7 +148,6 @@ impl Default for Plan {
             unknown_functions: None,
             writes: false,
             databases: Vec::new(),
-            clones: false,
             resolved: SmallVec::new(),
             control: None,
             fingerprints: SmallVec::new(),
@@ -195,10 +192,7 @@ impl Plan {
         if statement.is_ddl {
             // Temporary objects are nobody else's.
             self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
-            if let Some(Needed { database, is_template }) = databases::named(text, lex) {
-                self.databases.push(database);
-                self.clones |= is_template;
-            }
+            self.databases.extend(databases::named(text, lex));
         }
         if statement.session.intersects(MAY_READ_OTHERWISE) {
             self.reads_otherwise |=

@@ -22,6 +22,7 @@ use super::context::SessionContext;
 const WORDS_MAX: usize = 64;
 
 /// A database that a command needs for itself.
+#[derive(Debug)]
 pub(super) struct Needed {
     pub(super) database: String,
     /// To copy it.
@@ -95,13 +96,13 @@ pub(super) struct Left {
 impl ClientSession {
     /// Leaves the databases that commands of this client's need for themselves, until the answer is dropped.
     /// Connections in use are closed when they return.
-    pub(super) fn leave_databases(&mut self, databases: &[String]) -> Vec<Left> {
+    pub(super) fn leave_databases(&mut self, databases: &[Needed]) -> Vec<Left> {
         if databases.is_empty() {
             return Vec::new();
         }
         let own = self.pool(Target::Primary);
         let topology = self.context.topology.load_full();
-        databases.iter().map(|database| leave(&self.context, &topology, &own, database)).collect()
+        databases.iter().map(|needed| leave(&self.context, &topology, &own, &needed.database)).collect()
     }
 }
 

@@ -4,6 +4,8 @@
 //! A standby refuses what it takes for a write, cancels reads that are in the way of replay, may be restarted, and
 //! may lack what was just created. The batch is run again if it was all of an autocommit read, and nothing of an
 //! answer to it has left for the client. Where it had looked like a read and was none, its statements are remembered.
+//! A clone has done nothing when PostgreSQL says that its template is in use; whatever else happens to it is the
+//! client's to know.
 
 use bytes::BytesMut;
 use smallvec::SmallVec;
@@ -121,8 +123,9 @@ impl ClientSession {
     /// Keeps the batch if it may be run again.
     pub(super) fn arm_retry(&mut self, batch: Batch, plan: &Plan) {
         let again = self.retry.again.take();
+        let is_clone = plan.databases.iter().any(|needed| needed.is_template);
         // Of several databases some might have been created.
-        let what = if plan.clones && plan.queries == 1 {
+        let what = if is_clone && plan.queries == 1 {
             Some(Fallible::Clone)
         } else if self.target != Target::Primary && plan.work.effect <= Effect::Read {
             Some(Fallible::Read)

@@ -167,12 +167,17 @@ pub fn read(client: &mut RawClient, until: Until) -> Vec<Message> {
     messages
 }
 
+/// Reads as much, comparable.
+pub fn hear(client: &mut RawClient, until: Until) -> Vec<String> {
+    read(client, until).into_iter().map(comparable).collect()
+}
+
 /// Holds a conversation; answers all that was heard, comparable.
 pub fn talk(client: &mut RawClient, turns: &[Turn]) -> Vec<String> {
     let mut heard = Vec::new();
     for (send, until) in turns {
         client.send(&send.0);
-        heard.extend(read(client, *until).into_iter().map(comparable));
+        heard.extend(hear(client, *until));
     }
     heard
 }
