@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::server::ConnectError;
 
 use super::lease::ServerLease;
-use super::manager::Pool;
+use super::manager::{Pool, Stored};
 use super::ticket::Ticket;
 
 /// Why no server connection was lent.
@@ -52,14 +52,14 @@ const CROWD_MIN: usize = 64;
 /// By how much a client may be overtaken by one of another worker.
 const UNFAIR_MAX: Duration = Duration::from_micros(500);
 
-/// Counts and waiters of one pool; under the pool's lock.
-#[derive(Debug, Default)]
-pub(super) struct Gate {
+/// Idle connections, counts and waiters of one pool; under the pool's lock.
+#[derive(Debug)]
+pub(super) struct Gate<C = Stored> {
     pub(super) size: usize,
     pub(super) idle: usize,
     pub(super) leased: usize,
     pub(super) opening: usize,
-    pub(super) homes: Box<[Home]>,
+    pub(super) homes: Box<[Home<C>]>,
     pub(super) closed: bool,
     /// Connections opened before the last change of the epoch are closed when they come back.
     pub(super) epoch_started: Option<Instant>,
@@ -68,17 +68,22 @@ pub(super) struct Gate {
 }
 
 /// What belongs to one worker.
-#[derive(Debug, Default)]
-pub(super) struct Home {
-    /// Idle connections whose sockets it watches.
-    pub(super) idle: usize,
+#[derive(Debug)]
+pub(super) struct Home<C> {
+    /// Idle connections whose sockets it watches, the most recently used one last: it is lent first, since its caches are
+    /// warm, and the rest can age out.
+    idle: Vec<C>,
     /// Its waiting clients, the oldest first, and some whose turn is past.
     waiters: VecDeque<Waiter>,
     /// With so many of them those are looked for whose turn is past.
     crowd: usize,
 }
 
-impl Home {
+impl<C> Home<C> {
+    fn new() -> Self {
+        Self { idle: Vec::new(), waiters: VecDeque::new(), crowd: 0 }
+    }
+
     fn enqueue(&mut self, waiter: Waiter) {
         if self.waiters.len() >= self.crowd.max(CROWD_MIN) {
             self.waiters.retain(|waiter| !waiter.ticket.is_past());
@@ -98,45 +103,45 @@ pub(super) struct Waiter {
     pub(super) is_at_home: bool,
 }
 
-impl Gate {
+impl<C> Gate<C> {
     pub(super) fn new(size: usize, workers: usize) -> Self {
-        let homes = (0..workers.max(1)).map(|_| Home::default()).collect();
-        Self { size, homes, ..Self::default() }
+        let homes = (0..workers.max(1)).map(|_| Home::new()).collect();
+        Self { size, idle: 0, leased: 0, opening: 0, homes, closed: false, epoch_started: None, holds: 0 }
     }
 
     pub(super) fn total(&self) -> usize {
         self.idle + self.leased + self.opening
     }
 
-    /// A worker with an idle connection: `home` if it has one. It is counted as lent from here on.
-    pub(super) fn take_idle(&mut self, home: usize) -> Option<usize> {
-        let has = |(_, home): &(usize, &Home)| home.idle > 0;
-        let found = match self.homes.get(home) {
-            Some(own) if own.idle > 0 => home,
-            _ => self.homes.iter().enumerate().filter(has).max_by_key(|(_, home)| home.idle)?.0,
-        };
-        self.homes.get_mut(found)?.idle -= 1;
+    /// An idle connection, of `home` if it has one. It is counted as lent from here on.
+    pub(super) fn take_idle(&mut self, home: usize) -> Option<C> {
+        if self.idle == 0 {
+            return None;
+        }
+        let own = self.homes.get_mut(home).and_then(|own| own.idle.pop());
+        let taken = own.or_else(|| self.homes.iter_mut().max_by_key(|other| other.idle.len())?.idle.pop())?;
         self.idle -= 1;
         self.leased += 1;
-        Some(found)
+        Some(taken)
     }
 
     /// A lent connection is idle again, with this worker.
-    pub(super) fn put_idle(&mut self, home: usize) {
+    pub(super) fn put_idle(&mut self, home: usize, connection: C) {
         if let Some(home) = self.homes.get_mut(home) {
-            home.idle += 1;
+            home.idle.push(connection);
             self.idle += 1;
             self.leased -= 1;
         }
     }
 
-    /// `count` idle connections of this worker are gone.
-    pub(super) fn lose_idle(&mut self, home: usize, count: usize) {
-        if let Some(home) = self.homes.get_mut(home) {
-            let count = count.min(home.idle);
-            home.idle -= count;
-            self.idle -= count;
+    /// Takes those out that are to be closed, those that were not used for the longest time first.
+    pub(super) fn remove_idle(&mut self, mut closes: impl FnMut(&C) -> bool) -> Vec<C> {
+        let mut removed = Vec::new();
+        for home in &mut *self.homes {
+            removed.extend(home.idle.extract_if(.., |connection| closes(connection)));
         }
+        self.idle -= removed.len();
+        removed
     }
 
     /// The last of its worker's queue.
@@ -236,7 +241,7 @@ impl Drop for Waiting {
 mod tests {
     use super::*;
 
-    fn gate(arrivals: &[(usize, u64)]) -> (Gate, Vec<Arc<Ticket>>) {
+    fn gate(arrivals: &[(usize, u64)]) -> (Gate<()>, Vec<Arc<Ticket>>) {
         let (mut gate, start) = (Gate::new(4, 2), Instant::now());
         let tickets: Vec<_> = arrivals.iter().map(|_| Arc::new(Ticket::default())).collect();
         for ((home, micros), ticket) in arrivals.iter().zip(&tickets) {
@@ -247,7 +252,7 @@ mod tests {
     }
 
     /// Which of `tickets` is called.
-    fn next(gate: &mut Gate, tickets: &[Arc<Ticket>], home: usize) -> Option<usize> {
+    fn next(gate: &mut Gate<()>, tickets: &[Arc<Ticket>], home: usize) -> Option<usize> {
         let waiter = gate.call_next(home)?;
         tickets.iter().position(|ticket| Arc::ptr_eq(ticket, &waiter.ticket))
     }
@@ -280,9 +285,9 @@ mod tests {
 
     #[test]
     fn who_was_served_elsewhere_does_not_stay_in_a_queue_that_does_not_move() {
-        let mut gate = Gate::new(1, 1);
+        let mut gate: Gate<()> = Gate::new(1, 1);
         let stays = Arc::new(Ticket::default());
-        let enqueue = |gate: &mut Gate, ticket: &Arc<Ticket>| {
+        let enqueue = |gate: &mut Gate<()>, ticket: &Arc<Ticket>| {
             gate.enqueue(Waiter {
                 ticket: Arc::clone(ticket),
                 home: 0,
@@ -305,14 +310,14 @@ mod tests {
     fn idle_connections_are_taken_from_the_own_worker_first() {
         let mut gate = Gate::new(4, 3);
         gate.leased = 4;
-        for home in [0, 2, 2, 1] {
-            gate.put_idle(home);
+        for (home, connection) in [(0, 'a'), (2, 'b'), (2, 'c'), (1, 'd')] {
+            gate.put_idle(home, connection);
         }
         assert_eq!((gate.idle, gate.leased), (4, 0));
-        assert_eq!(gate.take_idle(0), Some(0));
-        assert_eq!(gate.take_idle(0), Some(2), "then from who has most");
+        assert_eq!(gate.take_idle(0), Some('a'));
+        assert_eq!(gate.take_idle(0), Some('c'), "then from who has most, the most recently used one");
         assert_eq!((gate.idle, gate.leased, gate.total()), (2, 2, 4));
-        gate.lose_idle(2, 5);
-        assert_eq!((gate.idle, gate.take_idle(2)), (1, Some(1)));
+        assert_eq!(gate.remove_idle(|connection| *connection == 'b'), ['b']);
+        assert_eq!((gate.idle, gate.take_idle(2), gate.take_idle(2)), (1, Some('d'), None));
     }
 }

@@ -9,17 +9,17 @@ use deadpool::managed::Object;
 
 use crate::server::{ServerActivity, ServerConn};
 
-use super::manager::{Manager, Pool};
+use super::manager::{Pool, Stored};
 
 /// A loan. [`checkin`](Self::checkin) returns the connection; dropping the lease closes it.
 #[derive(Debug)]
 pub struct ServerLease {
-    object: Option<Object<Manager>>,
+    object: Option<Stored>,
     pool: Arc<Pool>,
 }
 
 impl ServerLease {
-    pub(super) fn new(object: Object<Manager>, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(object: Stored, pool: Arc<Pool>) -> Self {
         pool.node.in_flight.fetch_add(1, Ordering::Relaxed);
         Self { object: Some(object), pool }
     }
@@ -74,7 +74,7 @@ impl Drop for ServerLease {
         self.pool.node.in_flight.fetch_sub(1, Ordering::Relaxed);
         object.info.set_activity(ServerActivity::Idle);
         // `Object` alone would return silently: take the connection out of the store and close it.
-        let mut connection = Object::take(object);
+        let mut connection = Object::take(*object);
         connection.say_goodbye();
         self.pool.stats.closed.fetch_add(1, Ordering::Relaxed);
         self.pool.forget(&connection);

@@ -1,15 +1,13 @@
-//! One pool: the store (`deadpool`) and the gate in front of it.
+//! One pool: the store (`deadpool`) that makes connections, and the gate that lends them.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use deadpool::managed::{self, Metrics, Object, RecycleResult, Timeouts};
-use futures_util::FutureExt;
 use parking_lot::Mutex;
 
 use crate::cluster::{Node, NodeState};
@@ -71,26 +69,21 @@ pub struct PoolCounts {
 #[derive(Debug)]
 pub struct Manager {
     target: ServerTarget,
-    /// A connection that comes from another worker's store: "made" by being taken from here.
-    adopted: Mutex<Option<Box<ServerConn>>>,
 }
 
+/// A connection of the store. Boxed: it moves through futures, and a pointer moves for free.
+pub(super) type Stored = Box<Object<Manager>>;
+
 impl managed::Manager for Manager {
-    // Boxed: leases move through futures, and a pointer moves for free.
-    type Type = Box<ServerConn>;
+    type Type = ServerConn;
     type Error = ConnectError;
 
-    async fn create(&self) -> Result<Box<ServerConn>, ConnectError> {
-        let adopted = self.adopted.lock().take();
-        match adopted {
-            Some(connection) => Ok(connection),
-            // Boxed: else every checkout would carry the whole login around, and it hardly ever comes to that.
-            None => Box::pin(ServerConn::connect(&self.target)).await.map(Box::new),
-        }
+    async fn create(&self) -> Result<ServerConn, ConnectError> {
+        ServerConn::connect(&self.target).await
     }
 
-    async fn recycle(&self, _: &mut Box<ServerConn>, _: &Metrics) -> RecycleResult<ConnectError> {
-        // Nothing to do: only clean connections are returned, and the gate looks whether they live.
+    async fn recycle(&self, _: &mut ServerConn, _: &Metrics) -> RecycleResult<ConnectError> {
+        // Never asked: what is idle is kept by the gate, and what leaves it is closed.
         Ok(())
     }
 }
@@ -112,8 +105,9 @@ pub struct Pool {
     /// `pool.debug_rotate`, where it costs nothing to look at.
     rotate: AtomicBool,
     settings: ArcSwap<PoolSettings>,
-    /// One for each worker: connections whose sockets it watches.
-    stores: Box<[managed::Pool<Manager>]>,
+    /// How many of the workers are told apart.
+    workers: usize,
+    store: managed::Pool<Manager>,
     pub(super) gate: Mutex<Gate>,
     servers: Mutex<HashMap<u64, Arc<ServerInfo>>>,
     target: ServerTarget,
@@ -138,7 +132,8 @@ impl Pool {
             check: AtomicBool::new(settings.debug_check),
             rotate: AtomicBool::new(settings.debug_rotate),
             settings: ArcSwap::from_pointee(settings),
-            stores: (0..workers.max(1)).map(|_| store(&target, size)).collect(),
+            workers: workers.max(1),
+            store: store(&target, size),
             gate: Mutex::new(Gate::new(size, workers)),
             servers: Mutex::default(),
             target,
@@ -164,13 +159,11 @@ impl Pool {
         self.check.store(settings.debug_check, Ordering::Relaxed);
         self.settings.store(Arc::new(settings));
         while gate.total() > gate.size + surplus.len()
-            && let Some(object) = self.idle_object(&mut gate, self.here())
+            && let Some(object) = take_idle(&mut gate, self.here())
         {
             surplus.push(ServerLease::new(object, Arc::clone(self)));
         }
-        for store in &self.stores {
-            store.resize(gate.size);
-        }
+        self.store.resize(gate.size);
         self.open_for_waiters(&mut gate);
         drop(gate);
         // Leases that are dropped close their connections.
@@ -241,11 +234,12 @@ impl Pool {
         loop {
             let object = {
                 let mut gate = self.gate.lock();
-                if gate.idle == 0 || gate.closed {
+                if gate.closed {
                     return None;
                 }
+                let object = take_idle(&mut gate, self.here())?;
                 debug_assert!(gate.waiters().next().is_none(), "nobody waits while a connection is idle");
-                self.idle_object(&mut gate, self.here())?
+                object
             };
             let mut lease = ServerLease::new(object, Arc::clone(self));
             if lease.is_alive() {
@@ -257,42 +251,9 @@ impl Pool {
         }
     }
 
-    /// Takes an idle connection out of its store, preferably one of `home`; it belongs to `home` afterwards.
-    fn idle_object(&self, gate: &mut Gate, home: usize) -> Option<Object<Manager>> {
-        let from = gate.take_idle(home)?;
-        // Idle ones are in the store, so this completes at once.
-        let object = pin!(self.stores.get(from)?.get()).now_or_never().and_then(Result::ok);
-        debug_assert!(object.is_some(), "the gate counts what the store holds");
-        let object = match object {
-            Some(object) if from != home => self.adopt(object, home),
-            other => other,
-        };
-        if object.is_none() {
-            gate.leased -= 1;
-        }
-        object
-    }
-
-    /// Moves a connection to the store of another worker, where none is idle; the gate is locked.
-    fn adopt(&self, object: Object<Manager>, home: usize) -> Option<Object<Manager>> {
-        let store = self.stores.get(home)?;
-        let mut connection = Object::take(object);
-        connection.home = home;
-        *store.manager().adopted.lock() = Some(connection);
-        let adopted = store.get().now_or_never().and_then(Result::ok);
-        debug_assert!(adopted.is_some(), "no store holds more than the pool's size");
-        if adopted.is_none()
-            && let Some(lost) = store.manager().adopted.lock().take()
-        {
-            self.stats.closed.fetch_add(1, Ordering::Relaxed);
-            self.forget(&lost);
-        }
-        adopted
-    }
-
     /// The present worker, as far as this pool tells them apart.
     fn here(&self) -> usize {
-        task::home().min(self.stores.len() - 1)
+        task::home().min(self.workers - 1)
     }
 
     /// A place in the queue for a connection; opens one in the background if there is room. If there is none, it is
@@ -322,7 +283,7 @@ impl Pool {
         }
         if gate.idle > 0 {
             // One came back between the caller's look and this one.
-            let object = if ticket.call() { self.idle_object(&mut gate, home) } else { return false };
+            let object = if ticket.call() { take_idle(&mut gate, home) } else { return false };
             drop(gate);
             let lease = object.map(|object| Handed::new(ServerLease::new(object, Arc::clone(self))));
             ticket.answer(lease.ok_or(CheckoutError::Closed));
@@ -334,7 +295,7 @@ impl Pool {
     }
 
     /// A clean connection comes back: to the oldest waiter, or into the store.
-    pub(super) fn take_back(self: &Arc<Self>, mut object: Object<Manager>, now: Instant) {
+    pub(super) fn take_back(self: &Arc<Self>, mut object: Stored, now: Instant) {
         let home = object.home;
         let mut gate = self.gate.lock();
         let over = gate.total() > gate.size || gate.closed || gate.holds > 0;
@@ -346,27 +307,17 @@ impl Pool {
             return;
         }
         if let Some(waiter) = gate.call_next(home) {
-            let object = if waiter.home == home { Some(object) } else { self.adopt(object, waiter.home) };
+            object.home = waiter.home;
             // Stays `leased`. Sent after the unlock: a waiter that has gone returns it through here.
             drop(gate);
-            match object {
-                Some(object) => {
-                    waiter.ticket.answer(Ok(Handed::new(ServerLease::new(object, Arc::clone(self)))));
-                }
-                None => {
-                    self.lease_ended();
-                    waiter.ticket.answer(Err(CheckoutError::Closed));
-                }
-            }
+            waiter.ticket.answer(Ok(Handed::new(ServerLease::new(object, Arc::clone(self)))));
             return;
         }
         object.idle_since = now;
         object.info.set_activity(crate::server::ServerActivity::Idle);
         object.info.client.store(0, Ordering::Relaxed);
         object.wire.release_buffers();
-        gate.put_idle(home);
-        // Back into the store while the gate is locked, so that count and store agree.
-        drop(object);
+        gate.put_idle(home, object);
     }
 
     /// A leased connection is gone.
@@ -404,26 +355,17 @@ impl Pool {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let Some(store) = self.stores.get(self.here()) else { return };
-        let mut opening = pin!(store.get());
-        let begun = {
+        {
             let mut gate = self.gate.lock();
             if gate.idle > 0 {
-                // One came back meanwhile, so nobody waits. The store would hand it to us as if it were
-                // new, and the count would be wrong.
+                // One came back meanwhile, so nobody waits.
                 gate.opening -= 1;
                 return;
             }
-            // The first poll finds the store empty and begins to connect; the lock sees to it that the
-            // store stays empty until then.
-            opening.as_mut().now_or_never()
-        };
-        let opened = match begun {
-            Some(opened) => opened,
-            None => opening.await,
-        };
-        match opened {
-            Ok(mut object) => {
+        }
+        match self.store.get().await {
+            Ok(object) => {
+                let mut object = Box::new(object);
                 self.stats.opened.fetch_add(1, Ordering::Relaxed);
                 let lifetime = self.settings.load().max_lifetime;
                 object.retire_at = (!lifetime.is_zero())
@@ -479,24 +421,21 @@ impl Pool {
         let mut gate = self.gate.lock();
         let mut spare = gate.total().saturating_sub(settings.min_size);
         let epoch = gate.epoch_started;
-        let mut removed = Vec::new();
-        for (home, store) in self.stores.iter().enumerate() {
-            let result = store.retain(|connection, _| {
-                let retired = connection.retire_at.is_some_and(|at| at <= now)
-                    || epoch.is_some_and(|epoch| connection.opened_at < epoch);
-                let unused = !settings.idle_timeout.is_zero()
-                    && now.saturating_duration_since(connection.idle_since) >= settings.idle_timeout;
-                let close = retired || !connection.is_alive() || (unused && spare > 0);
-                if close {
-                    spare = spare.saturating_sub(1);
-                }
-                !close
-            });
-            gate.lose_idle(home, result.removed.len());
-            removed.extend(result.removed);
-        }
+        let closing = gate.remove_idle(|connection| {
+            let retired = connection.retire_at.is_some_and(|at| at <= now)
+                || epoch.is_some_and(|epoch| connection.opened_at < epoch);
+            let unused = !settings.idle_timeout.is_zero()
+                && now.saturating_duration_since(connection.idle_since) >= settings.idle_timeout;
+            let close = retired || !connection.is_alive() || (unused && spare > 0);
+            if close {
+                spare = spare.saturating_sub(1);
+            }
+            close
+        });
+        // Out of the store before the gate lets others open as many.
+        let closing: Vec<_> = closing.into_iter().map(|object| Object::take(*object)).collect();
         drop(gate);
-        for mut connection in removed {
+        for mut connection in closing {
             connection.say_goodbye();
             self.stats.closed.fetch_add(1, Ordering::Relaxed);
             self.forget(&connection);
@@ -572,16 +511,15 @@ impl Pool {
     }
 }
 
-/// Where one worker's connections are kept.
+/// What makes connections and holds their number to the size. None ever goes back into it: the gate keeps them.
 #[allow(clippy::expect_used, reason = "the builder fails only without a runtime")]
 fn store(target: &ServerTarget, size: usize) -> managed::Pool<Manager> {
     let config = managed::PoolConfig {
         max_size: size,
         timeouts: Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None },
-        // The most recently used one: its caches are warm, and the rest can age out.
-        queue_mode: managed::QueueMode::Lifo,
+        ..managed::PoolConfig::default()
     };
-    managed::Pool::builder(Manager { target: target.clone(), adopted: Mutex::default() })
+    managed::Pool::builder(Manager { target: target.clone() })
         .config(config)
         .runtime(deadpool::Runtime::Tokio1)
         .build()
@@ -599,6 +537,13 @@ impl Drop for Hold {
         gate.holds -= 1;
         self.0.open_for_waiters(&mut gate);
     }
+}
+
+/// An idle connection, preferably one of `home`; it belongs to `home` afterwards.
+fn take_idle(gate: &mut Gate, home: usize) -> Option<Stored> {
+    let mut object = gate.take_idle(home)?;
+    object.home = home;
+    Some(object)
 }
 
 /// Between 80 and 100 % of `lifetime`, so that connections opened together do not close together.

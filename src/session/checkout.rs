@@ -38,21 +38,66 @@ impl ClientSession {
         needs: Needs<'_>,
         began: Instant,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
+        let way = self.route(work, needs);
+        self.checkout_from(way, work, needs, began).await
+    }
+
+    /// As [`Self::checkout`], where to has been decided.
+    pub(super) async fn checkout_from(
+        &mut self,
+        mut way: Way,
+        work: Work,
+        needs: Needs<'_>,
+        began: Instant,
+    ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         loop {
-            let lease = match self.checkout_uncounted(work, needs, began).await? {
+            let patience = Some(self.database.settings.routing.failover_wait);
+            let lease = match self.checkout_within(way, work, needs, patience, began).await? {
                 Ok(lease) => lease,
                 Err(response) => return Ok(Err(response)),
             };
-            self.link(&lease, began);
-            // Whoever changes roles looks for those who are linked: after that, not before, it is certain to see us.
-            if self.target == Target::Primary && self.lead().epoch != self.lead_epoch {
-                self.handle().unlink();
-                lease.checkin();
-                continue;
+            if let Some(lease) = self.keep(lease, began) {
+                return Ok(Ok(lease));
             }
-            self.database.routes.count(self.reason);
-            return Ok(Ok(lease));
+            way = self.route(work, needs);
         }
+    }
+
+    /// As [`Self::checkout_from`] where there is nothing to wait for: what most batches get, and get for less.
+    pub(super) fn checkout_idle(&mut self, (route, freshness): Way, began: Instant) -> Option<ServerLease> {
+        let index = match route.target {
+            Target::Primary => {
+                let lead = self.lead();
+                if !lead.has_primary() {
+                    return None;
+                }
+                self.lead_epoch = lead.epoch;
+                lead.index
+            }
+            Target::Replica(place) => self.database.cluster.reader(place),
+        };
+        let last = self.last_server;
+        let lease = self.known_pool(index)?.try_checkout(last)?;
+        if route.target != Target::Primary && is_known_fresh(&lease, freshness) != Some(true) {
+            lease.checkin();
+            return None;
+        }
+        self.target = route.target;
+        self.reason = route.reason;
+        self.keep(lease, began)
+    }
+
+    /// Others see from here on that the client has this connection. `None`: it leads to a primary of before.
+    fn keep(&mut self, lease: ServerLease, began: Instant) -> Option<ServerLease> {
+        self.link(&lease, began);
+        // Whoever changes roles looks for those who are linked: after that, not before, it is certain to see us.
+        if self.target == Target::Primary && self.lead().epoch != self.lead_epoch {
+            self.handle().unlink();
+            lease.checkin();
+            return None;
+        }
+        self.database.routes.count(self.reason);
+        Some(lease)
     }
 
     /// As [`Self::checkout`]. With `leading`, the transaction that begins so may begin on a replica.
@@ -64,7 +109,13 @@ impl ClientSession {
         began: Instant,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let needs = Needs::Tables(&plan.resolved);
-        let Some(begun) = leading else { return self.checkout(work, needs, began).await };
+        let Some(begun) = leading else {
+            let way = self.route(work, needs);
+            return match self.checkout_idle(way, began) {
+                Some(lease) => Ok(Ok(lease)),
+                None => self.checkout_from(way, work, needs, began).await,
+            };
+        };
         let mut lease = match self.checkout(plan.work, needs, began).await? {
             Ok(lease) => lease,
             Err(response) => return Ok(Err(response)),
@@ -89,19 +140,20 @@ impl ClientSession {
         began: Instant,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let patience = self.database.settings.routing.failover_wait;
-        self.checkout_within(work, needs, Some(patience), began).await
+        let way = self.route(work, needs);
+        self.checkout_within(way, work, needs, Some(patience), began).await
     }
 
-    /// As [`Self::checkout_uncounted`], where `patience` bounds the wait for a primary; with `None` it is waited for
+    /// As [`Self::checkout_uncounted`], by a way that has been decided, where `patience` bounds the wait for a primary; with `None` it is waited for
     /// as long as it is not known that there is none. It is counted from `began`.
     pub(super) async fn checkout_within(
         &mut self,
+        (mut route, mut freshness): Way,
         work: Work,
         needs: Needs<'_>,
         patience: Option<Duration>,
         began: Instant,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
-        let (mut route, mut freshness) = self.route(work, needs);
         let mut failures = 0;
         loop {
             let mut index = route.target.index(&self.database.cluster);
@@ -158,7 +210,8 @@ impl ClientSession {
         self.database.cluster.leadership.lead()
     }
 
-    fn route(&mut self, work: Work, needs: Needs<'_>) -> (Route, Freshness) {
+    /// Where `work` is to run, and how fresh that must be.
+    pub(super) fn route(&mut self, work: Work, needs: Needs<'_>) -> Way {
         if self.mode == PoolMode::Session {
             return (Route::primary(Reason::Pinned), Freshness::Any);
         }
@@ -239,9 +292,14 @@ impl ClientSession {
         self.pool_of(index)
     }
 
+    /// The pool of the node with this number, if the session has asked for it before.
+    fn known_pool(&self, index: usize) -> Option<&Arc<Pool>> {
+        self.pools.get(index)?.as_ref()
+    }
+
     /// The pool of the node with this number.
     fn pool_of(&mut self, index: usize) -> Arc<Pool> {
-        if let Some(Some(pool)) = self.pools.get(index) {
+        if let Some(pool) = self.known_pool(index) {
             return Arc::clone(pool);
         }
         let node = self.database.cluster.node(index);
@@ -414,6 +472,9 @@ impl ClientSession {
     }
 }
 
+/// Where a batch is to run, and how fresh a replica must be for it.
+pub(super) type Way = (Route, Freshness);
+
 /// What a batch must see.
 #[derive(Clone, Copy)]
 pub(super) enum Needs<'a> {
@@ -427,19 +488,24 @@ pub(super) enum Needs<'a> {
 /// have crashed since, and a standby that comes back can be read before it is where it was. So a connection that is
 /// younger than the last probe is asked itself.
 pub(super) async fn is_fresh(lease: &mut ServerLease, freshness: Freshness) -> bool {
-    let needed = match freshness {
-        Freshness::Any => return true,
-        Freshness::NotKnownYet => return false,
-        Freshness::At(needed) => needed,
-    };
-    if let Some(position) = lease.pool().node.position_since(lease.opened_at) {
-        return position >= needed;
+    if let Some(is_fresh) = is_known_fresh(lease, freshness) {
+        return is_fresh;
     }
+    let Freshness::At(needed) = freshness else { return false };
     // NULL when it is no standby any more.
     let answer = lease.simple_query("SELECT pg_catalog.pg_last_wal_replay_lsn()").await;
     lease.unnamed = None;
     let position = answer.ok().and_then(|rows| rows.into_iter().next()?.into_iter().next()??.parse().ok());
     position.is_some_and(|position: Lsn| position >= needed)
+}
+
+/// The same, where nobody has to be asked.
+fn is_known_fresh(lease: &ServerLease, freshness: Freshness) -> Option<bool> {
+    match freshness {
+        Freshness::Any => Some(true),
+        Freshness::NotKnownYet => Some(false),
+        Freshness::At(needed) => Some(lease.pool().node.position_since(lease.opened_at)? >= needed),
+    }
 }
 
 impl Target {

@@ -581,8 +581,9 @@ async fn checkout_anywhere(session: &mut ClientSession) -> Result<crate::pool::S
     // Whoever only reads need not wait for a primary.
     let has_replicas = !session.database.cluster.replicas.is_empty();
     let patience = (!has_replicas).then_some(session.database.settings.routing.failover_wait);
+    let way = session.route(write, Needs::Nothing);
     let first =
-        session.checkout_within(write, Needs::Nothing, patience, Instant::now()).await.map_err(gone)?;
+        session.checkout_within(way, write, Needs::Nothing, patience, Instant::now()).await.map_err(gone)?;
     match first {
         Ok(lease) => Ok(lease),
         Err(response) if response.code == SqlState::CANNOT_CONNECT_NOW && has_replicas => {
