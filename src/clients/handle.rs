@@ -137,6 +137,8 @@ pub enum WaitEnd {
 
 /// A client that is idle at so many sweeps in a row rests: its session gives back what it takes to run batches.
 const SWEEPS_TO_REST: u8 = 10;
+/// One whose request still runs at so many of them works long.
+const SWEEPS_OF_LONG_WORK: u8 = 2;
 
 /// A client's handle.
 #[derive(Debug)]
@@ -157,7 +159,7 @@ pub struct ClientHandle {
     /// Milliseconds after login at which `deadline_order` is due; 0 is never.
     deadline_ms: AtomicU64,
     deadline_order: AtomicU8,
-    /// Sweeps since it was last seen at work, up to one more than [`SWEEPS_TO_REST`].
+    /// Sweeps since it began to work, up to [`SWEEPS_OF_LONG_WORK`] and, while it is idle, [`SWEEPS_TO_REST`].
     quiet: AtomicU8,
     /// Prepared statements it holds.
     pub prepared_statements: AtomicU32,
@@ -225,13 +227,23 @@ impl ClientHandle {
         self.quiet.load(Ordering::Relaxed) >= SWEEPS_TO_REST
     }
 
-    /// Counts a sweep, and wakes a session that may rest from now on.
+    /// Whether its request, or wait, has taken longer than most do: more than a tenth of a second.
+    #[inline]
+    pub fn works_long(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed) >= SWEEPS_OF_LONG_WORK
+    }
+
+    /// Counts a sweep, and wakes a session that may rest, or works long, from now on.
     fn count_quiet(&self) {
+        let limit = match self.activity() {
+            Activity::Idle => SWEEPS_TO_REST,
+            Activity::Waiting | Activity::Active => SWEEPS_OF_LONG_WORK,
+        };
         let quiet = self.quiet.load(Ordering::Relaxed);
-        if quiet <= SWEEPS_TO_REST && self.activity() == Activity::Idle {
-            // A session that begins to work meanwhile rests a little early: no harm.
+        if quiet < limit {
+            // A session that begins or ends its work meanwhile rests, or is woken, a little early: no harm.
             self.quiet.store(quiet + 1, Ordering::Relaxed);
-            if quiet + 1 == SWEEPS_TO_REST {
+            if quiet + 1 == limit {
                 self.waker.wake();
             }
         }

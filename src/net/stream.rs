@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
@@ -84,6 +85,38 @@ impl Socket {
             Self::Resting(_) | Self::Moved => return Err(moved()),
         };
         short.map_or(result, Ok)
+    }
+
+    /// Writes once; a socket known to take nothing is not asked.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut short = None;
+        // As in `try_read`: what was not taken will not be taken at once.
+        let mut all_it_takes = |written: rustix::io::Result<usize>| match written {
+            Ok(count) if (1..bytes.len()).contains(&count) => {
+                short = Some(count);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            other => other.map_err(io::Error::from),
+        };
+        // Without the C library, which would ask each time whether the thread may be canceled.
+        let result = match self {
+            Self::Tcp(tcp) => {
+                tcp.try_io(Interest::WRITABLE, || all_it_takes(send(tcp, bytes, SendFlags::NOSIGNAL)))
+            }
+            Self::Unix(unix) => {
+                unix.try_io(Interest::WRITABLE, || all_it_takes(send(unix, bytes, SendFlags::NOSIGNAL)))
+            }
+            Self::Resting(_) | Self::Moved => return Err(moved()),
+        };
+        short.map_or(result, Ok)
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_write_ready(cx),
+            Self::Unix(socket) => socket.poll_write_ready(cx),
+            Self::Resting(_) | Self::Moved => Poll::Ready(Err(moved())),
+        }
     }
 
     /// Lets what arrives gather for so long. Only TCP: its buffers grow with what a moment brings.
@@ -236,10 +269,11 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.wake()?;
-        match this {
-            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
-            Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
-            Self::Resting(_) | Self::Moved => Poll::Ready(Err(moved())),
+        loop {
+            match this.try_write(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(this.poll_write_ready(cx))?,
+                result => return Poll::Ready(result),
+            }
         }
     }
 

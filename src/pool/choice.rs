@@ -88,7 +88,7 @@ pub struct Choice {
     /// The primary.
     pub primary: NodeView,
     /// Who else may read, in the order of `Cluster::reader`.
-    pub replicas: SmallVec<[NodeView; 8]>,
+    pub replicas: SmallVec<[NodeView; 4]>,
 }
 
 impl DatabaseEntry {
@@ -117,17 +117,21 @@ impl DatabaseEntry {
         let cluster = &self.cluster;
         let max_lag = self.settings.routing.max_replica_lag;
         let lead = cluster.leadership.lead();
-        let mut replicas: SmallVec<[NodeView; 8]> = (0..cluster.readers(lead))
-            .map(|place| {
-                let index = cluster.reader(place);
-                let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);
-                let follows = cluster.leadership.standing(index) == Standing::Replica;
-                node_view(cluster.node(index), weight, cluster.is_near(index), follows, max_lag)
-            })
-            .collect();
-        // As long as there is another.
+        let mut replicas: SmallVec<[NodeView; 4]> = SmallVec::new();
         let takes_part = |place: usize| cluster.node(cluster.reader(place)).takes_part(turn);
-        if replicas.iter().enumerate().any(|(place, view)| view.usable && takes_part(place)) {
+        let (mut any_takes_part, mut all_take_part) = (false, true);
+        for place in 0..cluster.readers(lead) {
+            let index = cluster.reader(place);
+            let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);
+            let follows = cluster.leadership.standing(index) == Standing::Replica;
+            let view = node_view(cluster.node(index), weight, cluster.is_near(index), follows, max_lag);
+            let takes_part = takes_part(place);
+            any_takes_part |= view.usable && takes_part;
+            all_take_part &= takes_part;
+            replicas.push(view);
+        }
+        // As long as there is another.
+        if any_takes_part && !all_take_part {
             for (place, view) in replicas.iter_mut().enumerate() {
                 view.usable &= takes_part(place);
             }

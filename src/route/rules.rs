@@ -54,12 +54,13 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
         Freshness::Any => true,
         Freshness::NotKnownYet => accepts_stale,
     };
-    let mut candidates: SmallVec<[(Target, &NodeView); 8]> = SmallVec::new();
-    let (mut any_usable, mut any_near) = (false, false);
+    let mut candidates: SmallVec<[(Target, &NodeView); 5]> = SmallVec::new();
+    let (mut any_usable, mut any_near, mut any_far) = (false, false, false);
     for (index, node) in cluster.replicas.iter().enumerate().filter(|(_, node)| node.usable) {
         any_usable = true;
         if fresh(node) {
             any_near |= node.near;
+            any_far |= !node.near;
             candidates.push((Target::Replica(index), node));
         }
     }
@@ -69,9 +70,10 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
     }
     if session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable {
         any_near |= cluster.primary.near;
+        any_far |= !cluster.primary.near;
         candidates.push((Target::Primary, &cluster.primary));
     }
-    if any_near {
+    if any_near && any_far {
         // Another zone is far away, and costs money.
         candidates.retain(|(_, node)| node.near);
     }

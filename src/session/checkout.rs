@@ -13,7 +13,7 @@ use crate::catalog::Resolved;
 use crate::clients::{Activity, Order, WaitEnd};
 use crate::cluster::{Cluster, Lead, LeadStatus, Lsn};
 use crate::config::{Consistency, PoolMode};
-use crate::pool::{CheckoutError, Choice, Pool, ServerLease};
+use crate::pool::{CheckoutError, Pool, ServerLease};
 use crate::protocol::ErrorResponse;
 use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
 use crate::server::ServerActivity;
@@ -230,13 +230,16 @@ impl ClientSession {
         let freshness = self.freshness(work, needs);
         let accepts_stale = work.hint == Some(HintRole::Replica);
         self.turn = self.turn.wrapping_add(1);
-        let Choice { primary, mut replicas } = self.database.choice(self.turn);
+        let mut choice = self.database.choice(self.turn);
         let freshness = match consistency {
-            Consistency::Session if !accepts_stale => self.keep_to_last_reader(&mut replicas, freshness),
+            Consistency::Session if !accepts_stale => {
+                self.keep_to_last_reader(&mut choice.replicas, freshness)
+            }
             _ => freshness,
         };
         let view = SessionView { reads, freshness, consistency };
-        let route = route::decide(work, view, ClusterView { primary, replicas: &replicas }, self.turn);
+        let cluster = ClusterView { primary: choice.primary, replicas: &choice.replicas };
+        let route = route::decide(work, view, cluster, self.turn);
         (route, if accepts_stale { Freshness::Any } else { freshness })
     }
 

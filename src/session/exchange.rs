@@ -294,6 +294,24 @@ impl Exchange {
         }
     }
 
+    /// Takes one message that goes to the client as it is and of which nobody has to know more; false if it may be
+    /// another. What [`Self::on_message`] would say of the usual ones, for less.
+    #[inline]
+    pub(super) fn passes(&mut self, tag: BackendTag) -> bool {
+        use BackendTag as T;
+        match (self.queue.front(), tag) {
+            (Some(Expect::Query(_)), T::ROW_DESCRIPTION | T::COMMAND_COMPLETE) => return true,
+            (Some(Expect::Parse { visible: true, definition: None, .. }), T::PARSE_COMPLETE)
+            | (Some(Expect::Bind(_)), T::BIND_COMPLETE)
+            | (Some(Expect::DescribePortal(None)), T::ROW_DESCRIPTION | T::NO_DATA) => {}
+            (Some(Expect::Execute), T::COMMAND_COMPLETE) if !self.copy_in && self.copy_syncs == 0 => {}
+            _ => return false,
+        }
+        self.queue.pop_front();
+        self.settle();
+        true
+    }
+
     /// Takes one message (not ErrorResponse, and not ParameterStatus, NoticeResponse or NotificationResponse, which
     /// may come at any time).
     pub(super) fn on_message(&mut self, tag: BackendTag) -> Verdict {
