@@ -1,11 +1,10 @@
 //! One client, as others see it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Instant, SystemTime};
 
-use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::ClientId;
@@ -154,7 +153,10 @@ pub struct ClientHandle {
     /// Microseconds after login at which the present request or wait began.
     since_micros: AtomicU64,
     order: AtomicU8,
-    waker: AtomicWaker,
+    /// Of the session's task. It stays: a session is polled far more often than it is woken by others.
+    waker: Mutex<Option<Waker>>,
+    /// Which one that is.
+    registered: AtomicUsize,
     link: Mutex<Link>,
     /// Milliseconds after login at which `deadline_order` is due; 0 is never.
     deadline_ms: AtomicU64,
@@ -177,7 +179,8 @@ impl ClientHandle {
             activity: AtomicU8::new(0),
             since_micros: AtomicU64::new(0),
             order: AtomicU8::new(0),
-            waker: AtomicWaker::new(),
+            waker: Mutex::new(None),
+            registered: AtomicUsize::new(0),
             link: Mutex::new(Link::None),
             deadline_ms: AtomicU64::new(0),
             deadline_order: AtomicU8::new(0),
@@ -244,7 +247,7 @@ impl ClientHandle {
             // A session that begins or ends its work meanwhile rests, or is woken, a little early: no harm.
             self.quiet.store(quiet + 1, Ordering::Relaxed);
             if quiet + 1 == limit {
-                self.waker.wake();
+                self.wake();
             }
         }
     }
@@ -262,12 +265,14 @@ impl ClientHandle {
     /// Tells the session something; a stronger order stays.
     pub fn order(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
-        self.waker.wake();
+        self.wake();
     }
 
     /// Wakes the session: there is something for it.
     pub fn wake(&self) {
-        self.waker.wake();
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
     }
 
     /// What the session was told. With `cx`, it is woken when that changes.
@@ -278,8 +283,15 @@ impl ClientHandle {
         Order::from_u8(self.order.load(Ordering::Acquire))
     }
 
+    /// The session alone calls it.
+    #[inline]
     fn register(&self, waker: &Waker) {
-        self.waker.register(waker);
+        // As long as the waker is kept, no other has its address.
+        let which = waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr();
+        if self.registered.load(Ordering::Relaxed) != which {
+            *self.waker.lock() = Some(waker.clone());
+            self.registered.store(which, Ordering::Relaxed);
+        }
     }
 
     /// Takes back an order that was carried out and that leaves the session alive.
@@ -332,7 +344,7 @@ impl ClientHandle {
             Link::Waiting(_) => {
                 *link = Link::WaitEnded(WaitEnd::Canceled);
                 drop(link);
-                self.waker.wake();
+                self.wake();
                 None
             }
             Link::Server(target) => {
@@ -386,7 +398,7 @@ impl ClientHandle {
         if matches!(*link, Link::Waiting(until) if until <= now_ms) {
             *link = Link::WaitEnded(WaitEnd::TimedOut);
             drop(link);
-            self.waker.wake();
+            self.wake();
         }
     }
 }
@@ -471,8 +483,12 @@ pub(super) mod tests {
         let now = Instant::now();
         let sweep = |times: u8| (0..times).for_each(|_| handle.sweep(now));
         handle.set_activity(Activity::Active, now);
+        sweep(SWEEPS_OF_LONG_WORK - 1);
+        assert!(!handle.works_long());
         sweep(100);
-        assert!(!handle.rests());
+        assert!(handle.works_long() && !handle.rests());
+        handle.set_activity(Activity::Active, now);
+        assert!(!handle.works_long(), "the next request");
         handle.set_activity(Activity::Idle, now);
         sweep(SWEEPS_TO_REST - 1);
         assert!(!handle.rests());

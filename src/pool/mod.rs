@@ -1,8 +1,8 @@
 //! Lending server connections.
 //!
-//! One [`Pool`] for each (database, user, node). `deadpool` stores the connections; our own gate stands
-//! in front of it: it counts, keeps the waiters in order of arrival, hands a returned connection
-//! straight to the oldest of them and opens new ones in the background. A [`ServerLease`] that is
+//! One [`Pool`] for each (database, user, node). `deadpool` makes the connections and holds their number to the
+//! pool's size; our own gate keeps those that are idle and the waiters in order of arrival, hands a returned
+//! connection straight to the oldest of them and has new ones opened in the background. A [`ServerLease`] that is
 //! dropped closes its connection; only [`ServerLease::checkin`] returns one, and only a clean one.
 
 mod choice;

@@ -72,20 +72,15 @@ pub(super) struct Plan {
     pub(super) is_local: bool,
     /// A message in it makes no sense.
     pub(super) is_malformed: bool,
-    pub(super) set: Option<SetCommand>,
     pub(super) deallocates_all: bool,
     /// It may begin a transaction that stays open, as far as the text tells.
     pub(super) may_begin: bool,
     /// It begins a transaction (which pool mode statement refuses).
     pub(super) begins: bool,
-    /// Names in it that may be those of custom settings.
-    pub(super) custom_names: BTreeSet<String>,
     /// The last statement in it that calls functions of which nothing is known.
     pub(super) unknown_functions: Option<Fingerprint>,
     /// It may commit a change.
     pub(super) writes: bool,
-    /// Databases that a command in it needs for itself.
-    pub(super) databases: Vec<Needed>,
     /// What its statements mean in this database; empty where reads and writes go to the same node.
     pub(super) resolved: SmallVec<[Arc<Resolved>; 2]>,
     /// What it does to the transaction, if it is one simple query.
@@ -100,15 +95,11 @@ pub(super) struct Plan {
     pub(super) writes_anything: bool,
     /// Statements it runs.
     pub(super) queries: u64,
-    /// Names of startup settings that it may set back to the server's own value.
-    pub(super) resets: Vec<String>,
     /// It binds or describes a named statement.
     pub(super) uses_named: bool,
     /// Those it executes that the client was told about and does not ask about again: where in the batch their
     /// names are, and what they are.
     pub(super) told: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
-    /// Those it uses whose texts were read under other settings than the client has now.
-    pub(super) foreign: SmallVec<[(Range<usize>, Arc<Definition>); 1]>,
     /// It may set something by which texts are read otherwise.
     pub(super) reads_otherwise: bool,
     /// Behind this many bytes the names of statements may mean something else, and the rest is a batch of its own.
@@ -121,15 +112,47 @@ pub(super) struct Plan {
     pub(super) may_end: bool,
     /// It is a SET, RESET or DISCARD and nothing else, as a simple query.
     pub(super) is_lone_setting: bool,
-    /// Statements of the client's that SQL in it names.
-    pub(super) named_in_sql: Vec<Vec<u8>>,
-    /// The one that it deallocates, if it is a DEALLOCATE alone.
-    pub(super) deallocated: Option<Vec<u8>>,
     /// Something in it may call `nextval`.
     pub(super) sequenced: bool,
     /// It asks for `currval` or `lastval` before anything in it may have called `nextval`.
     pub(super) asks_sequence: bool,
+    /// What only few batches have.
+    rare: Option<Box<Rare>>,
 }
+
+/// What only few batches have.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// The setting that it makes and that the client's other connections have to get, too.
+    pub(super) set: Option<SetCommand>,
+    /// Names in it that may be those of custom settings.
+    pub(super) custom_names: BTreeSet<String>,
+    /// Databases that a command in it needs for itself.
+    pub(super) databases: Vec<Needed>,
+    /// Names of startup settings that it may set back to the server's own value.
+    pub(super) resets: Vec<String>,
+    /// Statements it uses whose texts were read under other settings than the client has now: where in the batch their
+    /// names are, and what they are.
+    pub(super) foreign: Vec<(Range<usize>, Arc<Definition>)>,
+    /// Statements of the client's that SQL in it names.
+    pub(super) named_in_sql: Vec<Vec<u8>>,
+    /// The one that it deallocates, if it is a DEALLOCATE alone.
+    pub(super) deallocated: Option<Vec<u8>>,
+}
+
+impl Rare {
+    const NONE: Self = Self {
+        set: None,
+        custom_names: BTreeSet::new(),
+        databases: Vec::new(),
+        resets: Vec::new(),
+        foreign: Vec::new(),
+        named_in_sql: Vec::new(),
+        deallocated: None,
+    };
+}
+
+static NOTHING_RARE: Rare = Rare::NONE;
 
 impl Default for Plan {
     fn default() -> Self {
@@ -140,14 +163,11 @@ impl Default for Plan {
             only_asks: true,
             is_local: true,
             is_malformed: false,
-            set: None,
             deallocates_all: false,
             may_begin: false,
             begins: false,
-            custom_names: BTreeSet::new(),
             unknown_functions: None,
             writes: false,
-            databases: Vec::new(),
             resolved: SmallVec::new(),
             control: None,
             fingerprints: SmallVec::new(),
@@ -155,20 +175,17 @@ impl Default for Plan {
             misses_catalog: false,
             writes_anything: false,
             queries: 0,
-            resets: Vec::new(),
             uses_named: false,
             told: SmallVec::new(),
-            foreign: SmallVec::new(),
             reads_otherwise: false,
             cut: None,
             changes_catalog: false,
             may_reset: false,
             may_end: false,
             is_lone_setting: false,
-            named_in_sql: Vec::new(),
-            deallocated: None,
             sequenced: false,
             asks_sequence: false,
+            rare: None,
         }
     }
 }
@@ -179,6 +196,23 @@ impl Plan {
         let mut plan = Self::default();
         find_out(&mut plan, bytes, given)?;
         Ok(plan)
+    }
+
+    /// What only few batches have.
+    #[inline]
+    pub(super) fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(&NOTHING_RARE)
+    }
+
+    /// The same, to add to it.
+    pub(super) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// The same, if it has any.
+    #[inline]
+    pub(super) fn rare_if_any(&mut self) -> Option<&mut Rare> {
+        self.rare.as_deref_mut()
     }
 
     fn add(
@@ -192,7 +226,7 @@ impl Plan {
         if statement.is_ddl {
             // Temporary objects are nobody else's.
             self.changes_catalog |= !statement.session.contains(SessionEffects::TEMP_OBJECT);
-            self.databases.extend(databases::named(text, lex));
+            self.rare_mut().databases.extend(databases::named(text, lex));
         }
         if statement.session.intersects(MAY_READ_OTHERWISE) {
             self.reads_otherwise |=
@@ -218,7 +252,8 @@ impl Plan {
             || statement.effect == Effect::Unknown
             || (statement.statement_count > 1 && statement.effect >= Effect::Transaction);
         if statement.session.intersects(MAY_SET) {
-            dotted_names(text, statement.session.intersects(MAY_COMPOSE), &mut self.custom_names);
+            let names = &mut self.rare_mut().custom_names;
+            dotted_names(text, statement.session.intersects(MAY_COMPOSE), names);
         }
         if statement.session.contains(SessionEffects::UNKNOWN_FUNCTION) {
             self.unknown_functions = Some(statement.fingerprint);
@@ -227,8 +262,9 @@ impl Plan {
             self.deallocates_all |= is_deallocate_all(text, lex);
         }
         if statement.session.intersects(NAMES_STATEMENTS) {
-            self.named_in_sql.extend(names_in(text, lex, |name| statements.find(name).is_some()));
-            self.deallocated = deallocated(text, lex);
+            let rare = self.rare_mut();
+            rare.named_in_sql.extend(names_in(text, lex, |name| statements.find(name).is_some()));
+            rare.deallocated = deallocated(text, lex);
         }
         self.writes |= match effect {
             Effect::Empty | Effect::Read => false,
@@ -379,7 +415,7 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                     && statement.effect == Effect::Session
                     && statement.session.intersects(MAY_RESET);
                 if statement.statement_count == 1 && statement.session == SessionEffects::SETTING {
-                    plan.set = simple_set(text, lex);
+                    plan.rare_mut().set = simple_set(text, lex);
                 }
             }
             FrontendTag::PARSE => {
@@ -389,7 +425,9 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                     continue;
                 };
                 // Made anew behind its deallocation: what is left is looked at on the server.
-                plan.deallocated = plan.deallocated.take().filter(|name| name != parse.name);
+                if let Some(rare) = plan.rare_if_any() {
+                    rare.deallocated = rare.deallocated.take().filter(|name| name != parse.name);
+                }
                 let taken = !parse.name.is_empty()
                     && ((statements.find(parse.name).is_some() && !closed.contains(&parse.name))
                         || fresh.iter().any(|(name, _)| *name == parse.name));
@@ -405,7 +443,7 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                 if definition.statement.session.intersects(NAMES_STATEMENTS) {
                     // It cannot be described without the statements that it names.
                     let named = names_in(parse.sql, lex, |name| statements.find(name).is_some());
-                    plan.named_in_sql.extend(named);
+                    plan.rare_mut().named_in_sql.extend(named);
                 }
                 plan.is_local &= !parse.name.is_empty()
                     && parse.name.is_ascii()
@@ -439,14 +477,16 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                         });
                     }
                     if !bind.statement.is_empty() && !reading.is_the_same(&definition.reading) {
-                        plan.foreign.push((offset_in(bytes, bind.statement), Arc::clone(definition)));
+                        plan.rare_mut()
+                            .foreign
+                            .push((offset_in(bytes, bind.statement), Arc::clone(definition)));
                     }
                 }
                 if let Some(definition) = known.or(old.map(|(definition, _)| definition)) {
                     plan.add(&definition.statement, &definition.sql, lex, statements, facts);
                     if definition.statement.session.intersects(MAY_SET) {
                         // The name of a setting may be a parameter.
-                        dotted_names(bind.rest, false, &mut plan.custom_names);
+                        dotted_names(bind.rest, false, &mut plan.rare_mut().custom_names);
                         plan.reads_otherwise |= reading::may_change(bind.rest);
                     }
                 } else {
@@ -478,7 +518,7 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                     && let Some(definition) = statements.find(name)
                 {
                     if !name.is_empty() && !reading.is_the_same(&definition.reading) {
-                        plan.foreign.push((offset_in(bytes, name), Arc::clone(definition)));
+                        plan.rare_mut().foreign.push((offset_in(bytes, name), Arc::clone(definition)));
                     }
                     parsed.push(Arc::clone(definition));
                 }
@@ -659,10 +699,13 @@ impl ClientSession {
         self.retry.taken();
         self.sync_settings(lease, plan.is_lone_setting);
         self.lend_channels(lease);
-        if !plan.named_in_sql.is_empty() {
-            self.materialize(lease, &plan.named_in_sql, plan.deallocated.as_deref());
+        if !plan.rare().named_in_sql.is_empty() {
+            self.materialize(lease, &plan.rare().named_in_sql, plan.rare().deallocated.as_deref());
         }
-        if batch.end == BatchEnd::Query && plan.resets.is_empty() && is_one_query(batch, &self.wire.inbox) {
+        if batch.end == BatchEnd::Query
+            && plan.rare().resets.is_empty()
+            && is_one_query(batch, &self.wire.inbox)
+        {
             let body = self.wire.inbox.get(frame::HEADER_LEN..batch.len).unwrap_or_default();
             let is_read = self.is_read(body);
             self.expect_query(lease, is_read);
@@ -674,7 +717,7 @@ impl ClientSession {
         let result = self.build_extended(lease, inbox.get(..batch.len).unwrap_or_default(), plan, batch);
         inbox.advance(batch.len);
         self.wire.inbox = inbox;
-        self.restore_startup(lease, batch, &plan.resets);
+        self.restore_startup(lease, batch, &plan.rare().resets);
         result
     }
 

@@ -123,8 +123,8 @@ impl ClientSession {
         let repeated = self.sharded.as_ref().is_some_and(|s| !s.transaction.repeatable.is_empty());
         let alone = !(is_refused || repeated)
             && plan.told.is_empty()
-            && plan.foreign.is_empty()
-            && plan.named_in_sql.is_empty()
+            && plan.rare().foreign.is_empty()
+            && plan.rare().named_in_sql.is_empty()
             && !plan.may_end
             && !plan.may_reset
             && !self.concerns_listening(plan)

@@ -141,7 +141,7 @@ impl ClientSession {
         if lease.status == TransactionStatus::Failed || lease.owes_replies() || self.awaiting_sync {
             return Ok(None);
         }
-        for (name, definition) in &plan.foreign {
+        for (name, definition) in &plan.rare().foreign {
             let name = self.wire.inbox.get(name.clone()).unwrap_or_default().to_vec();
             if self.is_current(lease, &name, definition) || self.reads_otherwise {
                 continue;

@@ -102,7 +102,7 @@ impl ClientSession {
                 || plan.sequenced
                 || plan.asks_sequence
                 || plan.reads_otherwise)
-            && plan.named_in_sql.is_empty()
+            && plan.rare().named_in_sql.is_empty()
             && !plan.resolved.is_empty()
             && plan.resolved.iter().all(|resolved| resolved.is_plain);
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();

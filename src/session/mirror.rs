@@ -222,7 +222,7 @@ impl Mirror {
         if plan.queries == 1 && plan.effects != SessionEffects::NONE && plan.effects.union(names) == names {
             mirror.local = Some(if plan.deallocates_all { "DEALLOCATE ALL" } else { "DEALLOCATE" });
         }
-        if let (Some(_), Some(name)) = (mirror.local, &plan.deallocated) {
+        if let (Some(_), Some(name)) = (mirror.local, &plan.rare().deallocated) {
             mirror.defines.push((Bytes::copy_from_slice(name), None));
         }
         let mut definitions = plan.definitions.iter();

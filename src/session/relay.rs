@@ -105,7 +105,9 @@ impl ClientSession {
             plan.work.effect = plan.work.effect.max(Effect::Write);
             plan.work.begins_read_only = false;
         }
-        plan.set = plan.set.take().filter(|set| is_portable(set.value.as_deref(), &self.told));
+        if let Some(rare) = plan.rare_if_any() {
+            rare.set = rare.set.take().filter(|set| is_portable(set.value.as_deref(), &self.told));
+        }
         if self.leading.is_some() {
             self.lead_on(batch, &plan).await;
         }
@@ -133,7 +135,7 @@ impl ClientSession {
         let work = begun.as_ref().map_or(plan.work, |begun| begun.work.and(plan.work));
         let leads =
             begun.as_ref().is_some_and(|b| b.may_lead != Some(false)) && self.batch_may_lead(batch, &plan);
-        let mut left = self.leave_databases(&plan.databases);
+        let mut left = self.leave_databases(&plan.rare().databases);
         let began = Instant::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
@@ -195,21 +197,23 @@ impl ClientSession {
             lease.info.notifier.store(self.handle().id.0, Ordering::Release);
         }
         self.deallocates_all |= plan.deallocates_all;
-        self.custom_names.append(&mut plan.custom_names);
         self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
-        let alone = is_first && plan.queries == 1;
-        let stands_alone = alone && lease.status == TransactionStatus::Idle;
-        self.pending_set = plan.set.take().filter(|_| stands_alone).map(Box::new);
+        self.pending_set = None;
+        let stands_alone = is_first && plan.queries == 1 && lease.status == TransactionStatus::Idle;
+        if let Some(rare) = plan.rare_if_any() {
+            self.custom_names.append(&mut rare.custom_names);
+            self.pending_set = rare.set.take().filter(|_| stands_alone).map(Box::new);
+        }
         if plan.may_reset {
             let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
-            plan.resets = self.resets_in(bytes);
+            plan.rare_mut().resets = self.resets_in(bytes);
         }
         self.reads_otherwise |= plan.reads_otherwise;
         if plan.changes_catalog {
             // And again when it is done: what is prepared in between is of no use either.
             self.database.catalog_epoch.fetch_add(1, Ordering::AcqRel);
         }
-        if !(plan.told.is_empty() && plan.foreign.is_empty())
+        if !(plan.told.is_empty() && plan.rare().foreign.is_empty())
             && let Some(error) = self.check_statements(&mut lease, &plan).await?
         {
             self.fail_batch_raw(&mut lease, batch, error);
@@ -227,8 +231,10 @@ impl ClientSession {
         self.build(&mut lease, batch, &mut plan)?;
         let pool = Arc::clone(lease.pool());
         let result = self.exchange_with(lease).await;
-        if let Some(name) = plan.deallocated.filter(|_| !self.saw_error) {
-            self.statements.set(&name, None);
+        if let Some(name) = &plan.rare().deallocated
+            && !self.saw_error
+        {
+            self.statements.set(name, None);
         }
         let took = self.answered_at.saturating_duration_since(began);
         pool.stats.queries.fetch_add(plan.queries, Ordering::Relaxed);

@@ -123,7 +123,7 @@ impl ClientSession {
     /// Keeps the batch if it may be run again.
     pub(super) fn arm_retry(&mut self, batch: Batch, plan: &Plan) {
         let again = self.retry.again.take();
-        let is_clone = plan.databases.iter().any(|needed| needed.is_template);
+        let is_clone = plan.rare().databases.iter().any(|needed| needed.is_template);
         // Of several databases some might have been created.
         let what = if is_clone && plan.queries == 1 {
             Some(Fallible::Clone)

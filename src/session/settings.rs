@@ -160,7 +160,7 @@ impl ClientSession {
     /// sets its search_path in front of each query. Only what a server has accepted is in the client's settings,
     /// and only values that stay right are taken; nothing is reported, since nothing changes.
     pub(super) fn sets_nothing_new(&self, plan: &Plan, batch: Batch) -> bool {
-        let Some(set) = &plan.set else { return false };
+        let Some(set) = &plan.rare().set else { return false };
         let name = set.name.as_str();
         let query = self.wire.inbox.get(1..5).and_then(|length| <[u8; 4]>::try_from(length).ok());
         // What stands before it, which no Sync has ended, has answers, too.

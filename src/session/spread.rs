@@ -137,7 +137,9 @@ impl ClientSession {
         self.arm(self.topology.config.timeouts.query, Order::QueryTimeout);
         self.effects.insert(plan.effects);
         self.wrote |= plan.writes;
-        self.custom_names.append(&mut plan.custom_names);
+        if let Some(rare) = plan.rare_if_any() {
+            self.custom_names.append(&mut rare.custom_names);
+        }
         self.unknown_functions = plan.unknown_functions.or(self.unknown_functions);
         if plan.changes_catalog {
             spread.changes_catalog = true;
