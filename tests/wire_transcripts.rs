@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex};
 use bytes::BytesMut;
 use serde_json::{Map, Value, json};
 use support::messages::{Conn, decode, encode, name_of, open};
+use support::talk::{ask, until};
 use support::wire::RawClient;
 use support::{Pgweir, TestDatabase};
 
@@ -191,9 +192,29 @@ fn rewrite(transcript: &Transcript, answers: Vec<Vec<String>>) {
     fs::write(&transcript.path, lines.join("\n") + "\n").unwrap();
 }
 
-fn prepare(database: &TestDatabase, transcript: &Transcript) {
-    database.on(0, &format!("DROP SCHEMA public CASCADE; CREATE SCHEMA public; {}", transcript.setup));
-    support::cluster().wait_caught_up(0).unwrap();
+/// Connections to the servers themselves, to make things ready: a process for each of these statements would take
+/// longer than the transcripts.
+struct Preparer {
+    primary: RawClient,
+    replicas: Vec<RawClient>,
+}
+
+impl Preparer {
+    fn new(database: &TestDatabase) -> Self {
+        let login = |node: usize| RawClient::login(support::cluster().port(node), &database.name);
+        Self { primary: login(0), replicas: (1..support::cluster().nodes.len()).map(login).collect() }
+    }
+
+    fn prepare(&mut self, transcript: &Transcript) {
+        let setup = format!("DROP SCHEMA public CASCADE; CREATE SCHEMA public; {}", transcript.setup);
+        ask(&mut self.primary, &setup);
+        ask(&mut self.primary, "DISCARD ALL");
+        let target = ask(&mut self.primary, "SELECT pg_current_wal_insert_lsn()").remove(0);
+        for replica in &mut self.replicas {
+            let is_there = format!("SELECT pg_last_wal_replay_lsn() >= '{target}'");
+            until("the replica has what was made", || ask(replica, &is_there) == ["t"]);
+        }
+    }
 }
 
 /// What another client does in between: other settings, other statements under the same names.
@@ -259,13 +280,14 @@ fn transcripts() {
                 (Arc::clone(&transcripts), Arc::clone(&failures), Arc::clone(&next));
             std::thread::spawn(move || {
                 let database = support::database();
+                let mut preparer = Preparer::new(&database);
                 let poolers = (!rewriting).then(|| {
                     configurations.map(|(name, yaml, nuisance)| {
                         (name, Pgweir::start(&format!("{yaml}{}", database.yaml())), nuisance)
                     })
                 });
                 while let Some(transcript) = transcripts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    prepare(&database, transcript);
+                    preparer.prepare(transcript);
                     let answers = play(transcript, direct, &database.name, || {});
                     if rewriting {
                         rewrite(transcript, answers);
@@ -281,7 +303,7 @@ fn transcripts() {
                         {
                             continue;
                         }
-                        prepare(&database, transcript);
+                        preparer.prepare(transcript);
                         let mut other =
                             nuisance.then(|| Nuisance(RawClient::login(pgweir.port, &database.name), 0));
                         let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
