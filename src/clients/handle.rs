@@ -153,9 +153,8 @@ pub struct ClientHandle {
     /// Microseconds after login at which the present request or wait began.
     since_micros: AtomicU64,
     order: AtomicU8,
-    /// Of the session's task. It stays: a session is polled far more often than it is woken by others.
-    waker: Mutex<Option<Waker>>,
-    /// Which one that is.
+    seldom: Mutex<Seldom>,
+    /// Which waker is registered.
     registered: AtomicUsize,
     link: Mutex<Link>,
     /// Milliseconds after login at which `deadline_order` is due; 0 is never.
@@ -165,7 +164,15 @@ pub struct ClientHandle {
     quiet: AtomicU8,
     /// Prepared statements it holds.
     pub prepared_statements: AtomicU32,
-    pin: Mutex<Option<Box<Pin>>>,
+}
+
+/// What is seldom looked at.
+#[derive(Debug, Default)]
+struct Seldom {
+    /// Of the session's task. It stays: a session is polled far more often than it is woken by others.
+    waker: Option<Waker>,
+    /// Why the client keeps its server connection.
+    pin: Option<Box<Pin>>,
 }
 
 impl ClientHandle {
@@ -179,25 +186,24 @@ impl ClientHandle {
             activity: AtomicU8::new(0),
             since_micros: AtomicU64::new(0),
             order: AtomicU8::new(0),
-            waker: Mutex::new(None),
+            seldom: Mutex::default(),
             registered: AtomicUsize::new(0),
             link: Mutex::new(Link::None),
             deadline_ms: AtomicU64::new(0),
             deadline_order: AtomicU8::new(0),
             quiet: AtomicU8::new(0),
             prepared_statements: AtomicU32::new(0),
-            pin: Mutex::new(None),
         }
     }
 
     /// Why it keeps its server connection, if it does.
     pub fn pin(&self) -> Option<Pin> {
-        self.pin.lock().as_deref().cloned()
+        self.seldom.lock().pin.as_deref().cloned()
     }
 
     /// Shows or hides that it keeps its server connection.
     pub fn set_pin(&self, pin: Option<Pin>) {
-        *self.pin.lock() = pin.map(Box::new);
+        self.seldom.lock().pin = pin.map(Box::new);
     }
 
     /// What it does now.
@@ -270,7 +276,7 @@ impl ClientHandle {
 
     /// Wakes the session: there is something for it.
     pub fn wake(&self) {
-        if let Some(waker) = &*self.waker.lock() {
+        if let Some(waker) = &self.seldom.lock().waker {
             waker.wake_by_ref();
         }
     }
@@ -289,7 +295,7 @@ impl ClientHandle {
         // As long as the waker is kept, no other has its address.
         let which = waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr();
         if self.registered.load(Ordering::Relaxed) != which {
-            *self.waker.lock() = Some(waker.clone());
+            self.seldom.lock().waker = Some(waker.clone());
             self.registered.store(which, Ordering::Relaxed);
         }
     }

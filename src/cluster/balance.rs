@@ -17,20 +17,28 @@ pub struct Load {
 const LATENCY_SLACK_MICROS: u32 = 3000;
 
 /// Picks among `candidates`; `turn` spreads equals. `None` when empty.
-pub fn pick(candidates: impl Iterator<Item = Load> + Clone, turn: u32) -> Option<usize> {
+pub fn pick(candidates: &[Load], turn: u32) -> Option<usize> {
     // Load after taking one more, per weight, compared by cross-multiplication: no division, no floats.
-    let load = |load: Load| (u64::from(load.in_flight) + 1, u64::from(load.weight.max(1)));
-    let less = |a: (u64, u64), b: (u64, u64)| a.0 * b.1 < b.0 * a.1;
-    let least = candidates.clone().map(load).reduce(|a, b| if less(b, a) { b } else { a })?;
-    let is_least = |candidate: &Load| !less(least, load(*candidate));
-    let soonest = candidates.clone().filter(is_least).map(|candidate| candidate.latency).min()?;
+    let is_less = |a: &Load, b: &Load| {
+        (u64::from(a.in_flight) + 1) * u64::from(b.weight.max(1))
+            < (u64::from(b.in_flight) + 1) * u64::from(a.weight.max(1))
+    };
+    let mut least = candidates.first()?;
+    let mut soonest = least.latency;
+    for candidate in candidates.iter().skip(1) {
+        if is_less(candidate, least) {
+            (least, soonest) = (candidate, candidate.latency);
+        } else if !is_less(least, candidate) {
+            soonest = soonest.min(candidate.latency);
+        }
+    }
     let bound = soonest.saturating_add(soonest.max(LATENCY_SLACK_MICROS));
-    let is_best = |candidate: &Load| is_least(candidate) && candidate.latency <= bound;
+    let is_best = |candidate: &Load| candidate.latency <= bound && !is_less(least, candidate);
     // Equals share by weight: a node of weight 2 gets two of the turns.
-    let shares: u32 = candidates.clone().filter(is_best).map(|candidate| candidate.weight.max(1)).sum();
+    let shares: u32 = candidates.iter().filter(|c| is_best(c)).map(|c| c.weight.max(1)).sum();
     let mut turn = turn % shares.max(1);
-    for (index, candidate) in candidates.enumerate() {
-        if !is_best(&candidate) {
+    for (index, candidate) in candidates.iter().enumerate() {
+        if !is_best(candidate) {
             continue;
         }
         let share = candidate.weight.max(1);
@@ -48,7 +56,7 @@ mod tests {
 
     fn pick_of<const N: usize>(candidates: [(u32, u32, u32); N], turn: u32) -> Option<usize> {
         let load = |(in_flight, weight, latency)| Load { in_flight, weight, latency };
-        pick(candidates.into_iter().map(load), turn)
+        pick(&candidates.map(load), turn)
     }
 
     #[test]

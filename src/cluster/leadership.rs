@@ -104,6 +104,9 @@ pub struct Leadership {
     waiting: Mutex<HashMap<u32, Waker>>,
 }
 
+/// How [`Standing::Replica`] is kept.
+const FOLLOWS: u8 = 3;
+
 impl Leadership {
     /// Of these nodes, the configured primary first. `before` is that of a configuration before with some of
     /// the same nodes.
@@ -173,12 +176,18 @@ impl Leadership {
         match self.members.get(index).map_or(0, |member| member.standing.load(Ordering::Acquire)) {
             1 => Standing::Down,
             2 => Standing::Primary,
-            3 => Standing::Replica,
+            FOLLOWS => Standing::Replica,
             4 => Standing::Unproven,
             5 => Standing::Fenced,
             6 => Standing::Foreign,
             _ => Standing::Unknown,
         }
+    }
+
+    /// Whether the node with this index may serve reads.
+    #[inline]
+    pub fn follows(&self, index: usize) -> bool {
+        self.members.get(index).is_some_and(|member| member.standing.load(Ordering::Acquire) == FOLLOWS)
     }
 
     /// How often another node or timeline has taken the writes.

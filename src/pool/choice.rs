@@ -8,7 +8,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::catalog::{LearnedWrites, ResolveReason, Resolved, SearchPath, Snapshot};
-use crate::cluster::{Freshness, Node, NodeState, Standing, TableSet};
+use crate::cluster::{Freshness, Node, NodeState, TableSet};
 use crate::route::{NodeView, Reason, Work};
 use crate::sql::{Effect, Statement};
 
@@ -116,39 +116,39 @@ impl DatabaseEntry {
     pub fn choice(&self, turn: u32) -> Choice {
         let cluster = &self.cluster;
         let max_lag = self.settings.routing.max_replica_lag;
+        let max_lag = if max_lag.is_zero() { u64::MAX } else { micros(max_lag) };
         let lead = cluster.leadership.lead();
         let mut replicas: SmallVec<[NodeView; 4]> = SmallVec::new();
-        let takes_part = |place: usize| cluster.node(cluster.reader(place)).takes_part(turn);
         let (mut any_takes_part, mut all_take_part) = (false, true);
-        for place in 0..cluster.readers(lead) {
-            let index = cluster.reader(place);
-            let weight = cluster.replicas.get(place).map_or(1, |replica| replica.weight);
-            let follows = cluster.leadership.standing(index) == Standing::Replica;
-            let view = node_view(cluster.node(index), weight, cluster.is_near(index), follows, max_lag);
-            let takes_part = takes_part(place);
+        let mut add = |index: usize, node: &Node, weight: u32| {
+            let follows = cluster.leadership.follows(index);
+            let view = node_view(node, weight, cluster.is_near(index), follows, max_lag);
+            let takes_part = node.takes_part(turn);
             any_takes_part |= view.usable && takes_part;
             all_take_part &= takes_part;
             replicas.push(view);
+        };
+        for (place, replica) in cluster.replicas.iter().enumerate() {
+            add(place + 1, &replica.node, replica.weight);
+        }
+        if cluster.readers(lead) > cluster.replicas.len() {
+            add(0, &cluster.primary, 1);
         }
         // As long as there is another.
         if any_takes_part && !all_take_part {
             for (place, view) in replicas.iter_mut().enumerate() {
-                view.usable &= takes_part(place);
+                view.usable &= cluster.node(cluster.reader(place)).takes_part(turn);
             }
         }
-        let primary = node_view(
-            cluster.node(lead.index),
-            1,
-            cluster.is_near(lead.index),
-            lead.has_primary(),
-            Duration::ZERO,
-        );
+        let near = cluster.is_near(lead.index);
+        let primary = node_view(cluster.node(lead.index), 1, near, lead.has_primary(), u64::MAX);
         Choice { primary, replicas }
     }
 }
 
-fn node_view(node: &Node, weight: u32, near: bool, has_role: bool, max_lag: Duration) -> NodeView {
-    let late = !max_lag.is_zero() && node.lag().1 > u64::try_from(max_lag.as_micros()).unwrap_or(u64::MAX);
+#[inline]
+fn node_view(node: &Node, weight: u32, near: bool, has_role: bool, max_lag_micros: u64) -> NodeView {
+    let late = node.lag().1 > max_lag_micros;
     NodeView {
         usable: has_role && node.state() == NodeState::Up && !late && !node.is_banned(),
         replayed: node.position(),
@@ -157,4 +157,8 @@ fn node_view(node: &Node, weight: u32, near: bool, has_role: bool, max_lag: Dura
         latency: node.latency(),
         near,
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -54,58 +54,71 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
         Freshness::Any => true,
         Freshness::NotKnownYet => accepts_stale,
     };
-    let mut candidates: SmallVec<[(Target, &NodeView); 5]> = SmallVec::new();
-    let (mut any_usable, mut any_near, mut any_far) = (false, false, false);
+    let mut candidates = Candidates::default();
+    let mut any_usable = false;
     for (index, node) in cluster.replicas.iter().enumerate().filter(|(_, node)| node.usable) {
         any_usable = true;
         if fresh(node) {
-            any_near |= node.near;
-            any_far |= !node.near;
-            candidates.push((Target::Replica(index), node));
+            candidates.add(Target::Replica(index), node);
         }
     }
-    if candidates.is_empty() {
+    if candidates.targets.is_empty() {
         let reason = if any_usable { too_old(session) } else { Reason::NoUsableReplica };
         return Route::primary(reason);
     }
     if session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable {
-        any_near |= cluster.primary.near;
-        any_far |= !cluster.primary.near;
-        candidates.push((Target::Primary, &cluster.primary));
+        candidates.add(Target::Primary, &cluster.primary);
     }
-    if any_near && any_far {
-        // Another zone is far away, and costs money.
-        candidates.retain(|(_, node)| node.near);
-    }
-    let loads = candidates.iter().map(|(_, node)| Load {
-        in_flight: node.in_flight,
-        weight: node.weight,
-        latency: node.latency,
-    });
-    match pick(loads, turn).and_then(|index| candidates.get(index)) {
-        Some((Target::Primary, _)) => Route::primary(Reason::ReadShared),
-        Some((target, node)) => Route {
+    let Candidates { targets, loads, .. } = &candidates;
+    let Some(picked) = pick(loads, turn) else { return Route::primary(Reason::NoUsableReplica) };
+    match (targets.get(picked), loads.get(picked)) {
+        (Some(target @ Target::Replica(_)), Some(load)) => Route {
             target: *target,
             reason: replica_reason(work, accepts_stale),
-            others: equals(&candidates, *target, node.weight),
+            others: candidates.equals(*target, load.weight),
         },
-        None => Route::primary(Reason::NoUsableReplica),
+        _ => Route::primary(Reason::ReadShared),
     }
 }
 
-/// Who may take a read from the queue of the target: replicas with the same share. A node with a lower one would
-/// take as much as its connections can.
-fn equals(candidates: &[(Target, &NodeView)], target: Target, weight: u32) -> Places {
-    let mut equals = Places::default();
-    for (other, node) in candidates {
-        if let Target::Replica(index) = other
-            && *other != target
-            && node.weight == weight
-        {
-            equals.insert(*index);
+/// Who may serve a read.
+#[derive(Default)]
+struct Candidates {
+    targets: SmallVec<[Target; 5]>,
+    loads: SmallVec<[Load; 5]>,
+    /// They are in our zone. Another zone is far away, and costs money.
+    are_near: bool,
+}
+
+impl Candidates {
+    #[inline]
+    fn add(&mut self, target: Target, node: &NodeView) {
+        if node.near != self.are_near {
+            if !node.near {
+                return;
+            }
+            self.targets.clear();
+            self.loads.clear();
+            self.are_near = true;
         }
+        self.targets.push(target);
+        self.loads.push(Load { in_flight: node.in_flight, weight: node.weight, latency: node.latency });
     }
-    equals
+
+    /// Who may take a read from the queue of the target: replicas with the same share. A node with a lower one would
+    /// take as much as its connections can.
+    fn equals(&self, target: Target, weight: u32) -> Places {
+        let mut equals = Places::default();
+        for (other, load) in self.targets.iter().zip(&self.loads) {
+            if let Target::Replica(index) = other
+                && *other != target
+                && load.weight == weight
+            {
+                equals.insert(*index);
+            }
+        }
+        equals
+    }
 }
 
 fn replica_reason(work: Work, accepts_stale: bool) -> Reason {
