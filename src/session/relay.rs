@@ -229,18 +229,12 @@ impl ClientSession {
             return self.settings_failed_early(lease, batch, error);
         }
         self.build(&mut lease, batch, &mut plan)?;
-        let pool = Arc::clone(lease.pool());
-        let result = self.exchange_with(lease).await;
+        let result = self.exchange_for(lease, Some((plan.queries, began))).await;
         if let Some(name) = &plan.rare().deallocated
             && !self.saw_error
         {
             self.statements.set(name, None);
         }
-        let took = self.answered_at.saturating_duration_since(began);
-        pool.stats.queries.fetch_add(plan.queries, Ordering::Relaxed);
-        pool.node.statements.fetch_add(plan.queries, Ordering::Relaxed);
-        pool.stats.query_time.fetch_add(micros(took), Ordering::Relaxed);
-        self.context.histograms.query(took);
         result
     }
 
@@ -290,7 +284,16 @@ impl ClientSession {
     ///
     /// # Cancel safety
     /// The lease is inside the future and owes replies: dropping it closes the server connection.
-    pub(super) async fn exchange_with(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
+    pub(super) async fn exchange_with(&mut self, lease: ServerLease) -> Result<(), SessionError> {
+        self.exchange_for(lease, None).await
+    }
+
+    /// The same for a batch of so many statements, which has begun then: they are counted.
+    async fn exchange_for(
+        &mut self,
+        mut lease: ServerLease,
+        batch: Option<(u64, Instant)>,
+    ) -> Result<(), SessionError> {
         lease.begin_exchange();
         self.saw_error = false;
         loop {
@@ -314,6 +317,14 @@ impl ClientSession {
             lease.begin_exchange();
         }
         self.answered_at = Instant::now();
+        if let Some((queries, began)) = batch {
+            let took = self.answered_at.saturating_duration_since(began);
+            let stats = &lease.pool().stats;
+            stats.queries.fetch_add(queries, Ordering::Relaxed);
+            stats.query_time.fetch_add(micros(took), Ordering::Relaxed);
+            lease.pool().node.statements.fetch_add(queries, Ordering::Relaxed);
+            self.context.histograms.query(took);
+        }
         self.replay = None;
         self.retry.answered();
         if let Some(failure) = self.own_failure.take() {
