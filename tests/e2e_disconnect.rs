@@ -95,6 +95,8 @@ fn a_client_may_leave_at_any_point() {
             false,
         ),
         ("while a query runs", &[query("SELECT pg_sleep(0.3)")], false),
+        // That is noticed while it runs, though its client is not listened to at first.
+        ("while a long query runs", &[query("SELECT pg_sleep(600)")], false),
         ("in a COPY", &[query("COPY t FROM STDIN")], false),
         ("between Execute and Sync", &[unsynced(3)], false),
         (
