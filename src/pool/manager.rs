@@ -366,6 +366,7 @@ impl Pool {
         match self.store.get().await {
             Ok(object) => {
                 let mut object = Box::new(object);
+                object.home = self.here();
                 self.stats.opened.fetch_add(1, Ordering::Relaxed);
                 let lifetime = self.settings.load().max_lifetime;
                 object.retire_at = (!lifetime.is_zero())
