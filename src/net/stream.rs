@@ -68,47 +68,26 @@ impl Socket {
 
     /// Reads once into what room `buffer` has; a socket known to have nothing is not asked.
     fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let space = buffer.capacity() - buffer.len();
-        let mut short = None;
-        // Less than there was room for is all there is. The next read need not find that out by a system call, so the
-        // runtime is told that the socket has nothing; within `try_io`, since then what arrives meanwhile is not missed.
-        let mut all_there_is = |read: io::Result<usize>| match read {
-            Ok(count) if (1..space).contains(&count) => {
-                short = Some(count);
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-            other => other,
-        };
+        let mut once = Once { most: buffer.capacity() - buffer.len(), short: None };
         let result = match self {
-            Self::Tcp(tcp) => tcp.try_io(Interest::READABLE, || all_there_is(tcp.try_read_buf(buffer))),
-            Self::Unix(unix) => unix.try_io(Interest::READABLE, || all_there_is(unix.try_read_buf(buffer))),
+            Self::Tcp(tcp) => tcp.try_io(Interest::READABLE, || once.note(tcp.try_read_buf(buffer))),
+            Self::Unix(unix) => unix.try_io(Interest::READABLE, || once.note(unix.try_read_buf(buffer))),
             Self::Resting(_) | Self::Moved => return Err(moved()),
         };
-        short.map_or(result, Ok)
+        once.short.map_or(result, Ok)
     }
 
     /// Writes once; a socket known to take nothing is not asked.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut short = None;
-        // As in `try_read`: what was not taken will not be taken at once.
-        let mut all_it_takes = |written: rustix::io::Result<usize>| match written {
-            Ok(count) if (1..bytes.len()).contains(&count) => {
-                short = Some(count);
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-            other => other.map_err(io::Error::from),
-        };
+        let mut once = Once { most: bytes.len(), short: None };
         // Without the C library, which would ask each time whether the thread may be canceled.
+        let flags = SendFlags::NOSIGNAL;
         let result = match self {
-            Self::Tcp(tcp) => {
-                tcp.try_io(Interest::WRITABLE, || all_it_takes(send(tcp, bytes, SendFlags::NOSIGNAL)))
-            }
-            Self::Unix(unix) => {
-                unix.try_io(Interest::WRITABLE, || all_it_takes(send(unix, bytes, SendFlags::NOSIGNAL)))
-            }
+            Self::Tcp(tcp) => tcp.try_io(Interest::WRITABLE, || once.note(send(tcp, bytes, flags))),
+            Self::Unix(unix) => unix.try_io(Interest::WRITABLE, || once.note(send(unix, bytes, flags))),
             Self::Resting(_) | Self::Moved => return Err(moved()),
         };
-        short.map_or(result, Ok)
+        once.short.map_or(result, Ok)
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -142,6 +121,28 @@ impl Socket {
     /// Ends a rest before its time.
     fn wake(&mut self) -> io::Result<()> {
         if matches!(self, Self::Resting(_)) { self.rehome() } else { Ok(()) }
+    }
+}
+
+/// One read or write. What gives or takes less than it might is all there is, or all that is taken. The next one need not
+/// find that out by a system call, so the runtime is told that the socket is not ready; within `try_io`, since then
+/// what happens meanwhile is not missed.
+struct Once {
+    most: usize,
+    /// It was less.
+    short: Option<usize>,
+}
+
+impl Once {
+    #[inline]
+    fn note<E: Into<io::Error>>(&mut self, result: Result<usize, E>) -> io::Result<usize> {
+        match result {
+            Ok(count) if (1..self.most).contains(&count) => {
+                self.short = Some(count);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            other => other.map_err(E::into),
+        }
     }
 }
 

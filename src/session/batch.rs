@@ -121,7 +121,7 @@ pub(super) struct Plan {
 }
 
 /// What only few batches have.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rare {
     /// The setting that it makes and that the client's other connections have to get, too.
     pub(super) set: Option<SetCommand>,
@@ -206,7 +206,7 @@ impl Plan {
 
     /// The same, to add to it.
     pub(super) fn rare_mut(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
+        self.rare.get_or_insert_with(|| Box::new(Rare::NONE))
     }
 
     /// The same, if it has any.

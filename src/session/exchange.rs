@@ -527,6 +527,39 @@ mod tests {
         Expect::Parse { visible: false, definition: None, undo: Undo::Nothing }
     }
 
+    /// The short table says nothing but what the whole judgment says.
+    #[test]
+    fn what_passes_would_be_forwarded() {
+        let expects: [fn() -> Expect; 8] = [
+            || Expect::Query(Undo::Nothing),
+            || Expect::Parse { visible: true, definition: None, undo: Undo::Nothing },
+            own_parse,
+            || Expect::Bind(Name::new()),
+            || Expect::DescribePortal(None),
+            || Expect::Execute,
+            || Expect::Sync,
+            || Expect::OwnQuery,
+        ];
+        let mut passed = 0;
+        for (expect, tag) in expects.iter().flat_map(|expect| (0..=u8::MAX).map(move |tag| (expect, tag))) {
+            let (mut short, mut whole) = (Exchange::default(), Exchange::default());
+            for exchange in [&mut short, &mut whole] {
+                exchange.push(expect());
+                exchange.push(Expect::InjectParse(Undo::Nothing));
+                exchange.push(Expect::Sync);
+            }
+            if short.passes(BackendTag(tag)) {
+                passed += 1;
+                assert_eq!(whole.on_message(BackendTag(tag)), Verdict::Forward);
+            }
+            let is_untouched = short.queue.len() == 3 && short.injected.is_empty();
+            assert!(
+                is_untouched || (short.queue.len(), &short.injected) == (whole.queue.len(), &whole.injected)
+            );
+        }
+        assert_eq!(passed, 7);
+    }
+
     #[test]
     fn our_own_answers_are_dropped_and_known_ones_injected_in_order() {
         let mut exchange = Exchange::default();

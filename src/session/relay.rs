@@ -438,10 +438,11 @@ impl ClientSession {
     /// its answers before we have taken more of what it sends; else after a moment, to notice that it leaves. What
     /// most requests take is less than that, and then it costs nothing.
     fn must_hear_client(&self) -> bool {
-        self.exchange.copy_in
-            || self.pass_to_server > 0
-            || !self.wire.outbox.is_empty()
-            || self.handle().works_long()
+        self.takes_copy_data() || !self.wire.outbox.is_empty() || self.handle().works_long()
+    }
+
+    fn takes_copy_data(&self) -> bool {
+        self.exchange.copy_in || self.pass_to_server > 0
     }
 
     fn is_answered(&self) -> bool {
@@ -825,7 +826,7 @@ impl ClientSession {
         cx: &mut Context<'_>,
     ) -> Result<bool, SessionError> {
         let mut progress = false;
-        if (self.exchange.copy_in || self.pass_to_server > 0) && self.send_from_inbox == 0 {
+        if self.takes_copy_data() && self.send_from_inbox == 0 {
             progress = self.pass_copy_data(lease)?;
         }
         if lease.wire.outbox.len() >= HIGH_WATER_BYTES || self.wire.inbox.len() >= READ_AHEAD_BYTES_MAX {
