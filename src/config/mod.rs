@@ -43,6 +43,7 @@ pub use errors::{ConfigError, ConfigErrors, Origin};
 pub use file::{find, load};
 pub use schema::schema;
 pub use secret::Secret;
+pub use units::micros;
 
 /// Everything the process was told, checked and with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::cluster::{
     Leadership, Lineage, Lsn, Node, NodeAddress, NodeState, Role, SHARE_FULL, WriteHorizon,
 };
+use crate::config::micros;
 use crate::net::connect::resolve;
 use crate::pool::{DatabaseEntry, Topology};
 use crate::protocol::SqlState;
@@ -318,7 +319,7 @@ impl Prober {
             let primaries: Vec<_> = self.primaries().collect();
             let lags = primaries.iter().map(|(primary, _)| primary.history.lock().lag(now, look.position));
             if let Some((bytes, late)) = lags.max() {
-                node.set_lag(bytes, u64::try_from(late.as_micros()).unwrap_or(u64::MAX));
+                node.set_lag(bytes, micros(late));
                 // The most that some database bears; beyond it the node serves none.
                 let bounds = || primaries.iter().map(|(_, limit)| *limit);
                 let limit = if bounds().any(|limit| limit.is_zero()) { None } else { bounds().max() };

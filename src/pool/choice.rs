@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use crate::catalog::{LearnedWrites, ResolveReason, Resolved, SearchPath, Snapshot};
 use crate::cluster::{Freshness, Node, NodeState, TableSet};
+use crate::config::micros;
 use crate::route::{NodeView, Reason, Work};
 use crate::sql::{Effect, Statement};
 
@@ -157,8 +157,4 @@ fn node_view(node: &Node, weight: u32, near: bool, has_role: bool, max_lag_micro
         latency: node.latency(),
         near,
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::cluster::Node;
-use crate::config::PoolSettings;
+use crate::config::{PoolSettings, micros};
 use crate::server::ServerTarget;
 
 use super::listener::Listeners;
@@ -123,7 +123,7 @@ impl PoolRegistry {
             return;
         }
         let totals = self.totals();
-        let period_micros = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+        let period_micros = micros(length);
         period.last = totals
             .iter()
             .map(|(database, total)| {

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::catalog::Resolved;
 use crate::clients::{Activity, Order, WaitEnd};
 use crate::cluster::{Cluster, Lead, LeadStatus, Lsn};
-use crate::config::{Consistency, PoolMode};
+use crate::config::{Consistency, PoolMode, micros};
 use crate::pool::{CheckoutError, Pool, ServerLease};
 use crate::protocol::ErrorResponse;
 use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
@@ -416,8 +416,7 @@ impl ClientSession {
             other => other,
         };
         let waited = began.elapsed();
-        let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-        pool.stats.wait_time.fetch_add(micros, Ordering::Relaxed);
+        pool.stats.wait_time.fetch_add(micros(waited), Ordering::Relaxed);
         self.context.histograms.checkout_wait(waited);
         if !matches!(result, Ok(Ok(_))) {
             self.handle().set_activity(Activity::Idle, began);
@@ -467,10 +466,8 @@ impl ClientSession {
         self.last_server = lease.identity().id;
         lease.info.set_activity(ServerActivity::Active);
         lease.info.client.store(self.handle().id.0, Ordering::Relaxed);
-        lease.info.lent_micros.store(
-            u64::try_from(now.saturating_duration_since(lease.opened_at).as_micros()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+        let lent = micros(now.saturating_duration_since(lease.opened_at));
+        lease.info.lent_micros.store(lent, Ordering::Relaxed);
         lease.pool().stats.assignments.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -16,7 +16,7 @@ use bytes::{Buf, BytesMut};
 use crate::catalog::{SearchPath, Snapshot};
 use crate::clients::{Activity, Order, ServerIdentity};
 use crate::cluster::TableSet;
-use crate::config::PoolMode;
+use crate::config::{PoolMode, micros};
 use crate::net::Wire;
 use crate::pool::{Facts, ServerLease};
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
@@ -950,8 +950,4 @@ impl Run {
         out.extend_from_slice(inbox.get(self.start..self.at).unwrap_or_default());
         self.start = self.at;
     }
-}
-
-fn micros(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
