@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -133,6 +134,16 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// A future on the heap that is not made in the caller's frame.
+///
+/// The compiler gives a future that is boxed where it is called room on the caller's stack first. Where that happens
+/// seldom and the caller is polled for each transaction, what the caller does use would lie kilobytes apart, and each
+/// page of it would be touched (large frames are probed page by page).
+#[inline(never)]
+pub fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::pin(make())
 }
 
 /// Runs blocking work (PBKDF2, file reads) off the event loop.

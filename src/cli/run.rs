@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
-use crate::app::{App, Shutdown};
+use crate::app::{App, AppError, Shutdown};
 use crate::config::{self, Config, Environment};
 use crate::observe::logging;
 use crate::task::{self, Workers};
@@ -34,21 +34,26 @@ pub(super) fn run(options: &RunOptions) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(async {
-        let workers = Workers::start(count).map_err(crate::app::AppError::Threads)?;
-        workers.adapt_scheduling();
-        let app = App::build_on(config, workers).await?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?app.addresses(), "pgweir is listening");
-        app.run(Shutdown::default()).await;
-        Ok::<(), crate::app::AppError>(())
-    });
-    match outcome {
+    match serve(&runtime, config, count) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             print::error(&error.to_string());
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the first worker does all its life, in a frame that has nothing else in it.
+#[inline(never)]
+fn serve(runtime: &Runtime, config: Config, count: NonZeroUsize) -> Result<(), AppError> {
+    runtime.block_on(async {
+        let workers = Workers::start(count).map_err(AppError::Threads)?;
+        workers.adapt_scheduling();
+        let app = App::build_on(config, workers).await?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?app.addresses(), "pgweir is listening");
+        app.run(Shutdown::default()).await;
+        Ok(())
+    })
 }
 
 /// The configuration from flags, environment or file.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use deadpool::managed::Object;
 
-use crate::server::{ServerActivity, ServerConn};
+use crate::server::ServerConn;
 
 use super::manager::{Pool, Stored};
 
@@ -72,7 +72,7 @@ impl Drop for ServerLease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         self.pool.node.in_flight.fetch_sub(1, Ordering::Relaxed);
-        object.info.set_activity(ServerActivity::Idle);
+        object.identity().come_back();
         // `Object` alone would return silently: take the connection out of the store and close it.
         let mut connection = Object::take(*object);
         connection.say_goodbye();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -195,8 +195,7 @@ impl Pool {
         let mut gate = self.gate.lock();
         if !gate.closed && gate.holds == 0 && gate.total() < gate.size.min(2) {
             gate.opening += 1;
-            let pool = Arc::clone(self);
-            task::spawn("open server connection", async move { pool.open(Duration::ZERO).await });
+            self.open_soon(Duration::ZERO);
         }
     }
 
@@ -314,8 +313,7 @@ impl Pool {
             return;
         }
         object.idle_since = now;
-        object.info.set_activity(crate::server::ServerActivity::Idle);
-        object.info.client.store(0, Ordering::Relaxed);
+        object.identity().come_back();
         object.wire.release_buffers();
         gate.put_idle(home, object);
     }
@@ -334,8 +332,7 @@ impl Pool {
     fn open_for_waiters(self: &Arc<Self>, gate: &mut Gate) {
         for _ in 0..gate.openings_wanted() {
             gate.opening += 1;
-            let pool = Arc::clone(self);
-            task::spawn("open server connection", async move { pool.open(Duration::ZERO).await });
+            self.open_soon(Duration::ZERO);
         }
     }
 
@@ -345,9 +342,16 @@ impl Pool {
         let mut gate = self.gate.lock();
         while !gate.closed && gate.holds == 0 && gate.total() < minimum.min(gate.size) {
             gate.opening += 1;
-            let pool = Arc::clone(self);
-            task::spawn("open server connection", async move { pool.open(Duration::ZERO).await });
+            self.open_soon(Duration::ZERO);
         }
+    }
+
+    /// Opens one connection in the background. Apart from its callers, as [`task::boxed`] says.
+    #[cold]
+    #[inline(never)]
+    fn open_soon(self: &Arc<Self>, delay: Duration) {
+        let pool = Arc::clone(self);
+        task::spawn("open server connection", async move { pool.open(delay).await });
     }
 
     /// Opens one connection, which is counted in `gate.opening` already, and gives it to the oldest waiter.
@@ -403,8 +407,7 @@ impl Pool {
             // Others are alive and will come back; try again for those who wait, but not in a hurry.
             if gate.openings_wanted() > 0 {
                 gate.opening += 1;
-                let pool = Arc::clone(self);
-                task::spawn("open server connection", async move { pool.open(REOPEN_DELAY).await });
+                self.open_soon(REOPEN_DELAY);
             }
             return;
         }
@@ -462,8 +465,9 @@ impl Pool {
     pub fn leave_primary(&self, now: Instant) -> Vec<u32> {
         self.send_away();
         self.renew(now);
-        let holders = self.servers().into_iter().map(|info| info.client.load(Ordering::Relaxed));
-        holders.filter(|client| *client != 0).collect()
+        // A session that is not seen below sees that the roles have changed.
+        fence(Ordering::SeqCst);
+        self.servers().into_iter().filter_map(|info| info.identity.client()).map(|client| client.0).collect()
     }
 
     /// Closes idle connections and opens none while the answer lives: clients wait. For commands that need

@@ -6,7 +6,7 @@
 //! answer was read, so a session that is dropped in between leaves an unclean connection behind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::task::{Context, Waker};
 use std::time::{Instant, SystemTime};
 
@@ -23,19 +23,10 @@ use crate::task;
 use super::prepared::{Definition, PreparedSet};
 use super::settings::Settings;
 
-/// What a server connection does now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerActivity {
-    /// In the pool.
-    Idle,
-    /// Lent to a client.
-    Active,
-}
-
 /// A server connection as the console sees it.
 #[derive(Debug)]
 pub struct ServerInfo {
-    /// Address, process id, cancel key.
+    /// Address, process id, cancel key, and who has it.
     pub identity: Arc<ServerIdentity>,
     /// Our address and port at this end; empty for unix sockets.
     pub local: (String, u16),
@@ -45,11 +36,6 @@ pub struct ServerInfo {
     pub tls: Option<String>,
     /// When it was opened.
     pub opened_at: SystemTime,
-    activity: AtomicU8,
-    /// The client it is lent to, 0 for none.
-    pub client: AtomicU32,
-    /// Microseconds after `opened_at` at which it was last lent.
-    pub lent_micros: AtomicU64,
     /// The client that last ran something on it that may notify others, 0 for none.
     pub notifier: AtomicU32,
     /// Prepared statements it holds.
@@ -72,23 +58,10 @@ impl ServerInfo {
             remote,
             tls,
             opened_at: SystemTime::now(),
-            activity: AtomicU8::new(0),
-            client: AtomicU32::new(0),
-            lent_micros: AtomicU64::new(0),
             notifier: AtomicU32::new(0),
             prepared_statements: AtomicU32::new(0),
             application_name: Mutex::new(String::new()),
         }
-    }
-
-    /// What it does now.
-    pub fn activity(&self) -> ServerActivity {
-        if self.activity.load(Ordering::Relaxed) == 0 { ServerActivity::Idle } else { ServerActivity::Active }
-    }
-
-    /// Sets what it does now.
-    pub fn set_activity(&self, activity: ServerActivity) {
-        self.activity.store(u8::from(activity == ServerActivity::Active), Ordering::Relaxed);
     }
 }
 
@@ -97,6 +70,8 @@ impl ServerInfo {
 pub struct ServerConn {
     /// The bytes.
     pub wire: Wire,
+    /// That of `info`, at hand: each loan needs it.
+    identity: Arc<ServerIdentity>,
     /// How others see it.
     pub info: Arc<ServerInfo>,
     /// Settings as the server reports them.
@@ -136,6 +111,7 @@ impl ServerConn {
     pub fn new(wire: Wire, info: ServerInfo, parameters: Parameters, now: Instant) -> Self {
         Self {
             wire,
+            identity: Arc::clone(&info.identity),
             info: Arc::new(info),
             parameters,
             settings: Settings::none(),
@@ -171,7 +147,7 @@ impl ServerConn {
 
     /// Who it is, for cancel requests.
     pub fn identity(&self) -> &Arc<ServerIdentity> {
-        &self.info.identity
+        &self.identity
     }
 
     /// To be called before the first byte of a request is written.

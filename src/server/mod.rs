@@ -10,7 +10,7 @@ mod settings;
 mod simple;
 
 pub use cancel::send_cancel;
-pub use connection::{ServerActivity, ServerConn, ServerInfo};
+pub use connection::{ServerConn, ServerInfo};
 pub use login::{ConnectError, ServerTarget, connections_opened};
 pub use prepared::{Definition, Definitions, Holds, Parsed, PreparedSet, decoy_name, is_server_name};
 pub use settings::{Settings, SettingsPool, literal, normalize_name};

@@ -23,6 +23,7 @@ use crate::server::{Definition, Holds, Parsed, decoy_name, is_server_name};
 use crate::sql::{
     Effect, Fingerprint, LexOptions, SessionEffects, SetCommand, Statement, TransactionControl, simple_set,
 };
+use crate::task;
 
 use super::client::ClientSession;
 use super::context::SessionContext;
@@ -668,7 +669,7 @@ impl ClientSession {
                 self.awaiting_sync = false;
                 if sync.len > frame::HEADER_LEN {
                     // The skipping ends before the Sync is read: what is wrong with it is an error of its own.
-                    return Box::pin(self.run_batch(sync)).await;
+                    return task::boxed(|| self.run_batch(sync)).await;
                 }
                 self.consume(sync);
                 let status = self.spread().map_or(TransactionStatus::Idle, Spread::status);

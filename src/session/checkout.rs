@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,6 @@ use crate::config::{Consistency, PoolMode, micros};
 use crate::pool::{CheckoutError, Pool, ServerLease};
 use crate::protocol::ErrorResponse;
 use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
-use crate::server::ServerActivity;
 use crate::sql::HintRole;
 
 use super::batch::Plan;
@@ -90,11 +89,14 @@ impl ClientSession {
     /// Others see from here on that the client has this connection. `None`: it leads to a primary of before.
     fn keep(&mut self, lease: ServerLease, began: Instant) -> Option<ServerLease> {
         self.link(&lease, began);
-        // Whoever changes roles looks for those who are linked: after that, not before, it is certain to see us.
-        if self.target == Target::Primary && self.lead().epoch != self.lead_epoch {
-            self.handle().unlink();
-            lease.checkin();
-            return None;
+        if self.target == Target::Primary {
+            // Whoever changes roles looks for those who are linked: after that, not before, it is certain to see us.
+            fence(Ordering::SeqCst);
+            if self.lead().epoch != self.lead_epoch {
+                self.handle().unlink();
+                lease.checkin();
+                return None;
+            }
         }
         self.database.routes.count(self.reason);
         Some(lease)
@@ -462,12 +464,10 @@ impl ClientSession {
 
     /// Tells everybody who looks that this client has this server connection.
     fn link(&mut self, lease: &ServerLease, now: Instant) {
-        self.handle().link(Arc::clone(lease.identity()));
-        self.last_server = lease.identity().id;
-        lease.info.set_activity(ServerActivity::Active);
-        lease.info.client.store(self.handle().id.0, Ordering::Relaxed);
-        let lent = micros(now.saturating_duration_since(lease.opened_at));
-        lease.info.lent_micros.store(lent, Ordering::Relaxed);
+        let identity = lease.identity();
+        self.handle().link(Arc::clone(identity));
+        identity.lend(self.handle().id, micros(now.saturating_duration_since(lease.opened_at)));
+        self.last_server = identity.id;
         lease.pool().stats.assignments.fetch_add(1, Ordering::Relaxed);
     }
 }

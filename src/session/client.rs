@@ -18,6 +18,7 @@ use crate::protocol::{ErrorResponse, TransactionStatus, backend};
 use crate::route::{Reason, Target};
 use crate::server::Settings;
 use crate::sql::{Fingerprint, LexOptions, SessionEffects, SetCommand};
+use crate::task;
 
 use super::batch::{Batch, BatchEnd};
 use super::begin::Begun;
@@ -165,7 +166,7 @@ impl ClientSession {
         let mut batch = None;
         let end = loop {
             // Boxed, and given back while the client rests: what it takes to run batches is more than all the rest.
-            match Box::pin(self.serve(batch.take())).await {
+            match task::boxed(|| self.serve(batch.take())).await {
                 Ok(Pause::Rests) => {
                     net::trim_buffers();
                     self.exchange.rest();
@@ -180,7 +181,7 @@ impl ClientSession {
             }
         };
         // Boxed, as other rare ways: an idle client pays for the largest of the futures that are not.
-        Box::pin(self.close(end)).await;
+        task::boxed(|| self.close(end)).await;
     }
 
     /// Runs batches, the first of them if it is there, until the client rests or leaves.

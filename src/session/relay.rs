@@ -62,7 +62,7 @@ impl ClientSession {
         let mut refusal = None;
         if self.sharded.is_some() {
             let placed = match self.place(batch)? {
-                Placed::Elsewhere(shard) => match Box::pin(self.move_to(shard)).await {
+                Placed::Elsewhere(shard) => match task::boxed(|| self.move_to(shard)).await {
                     Ok(()) => Placed::Here,
                     Err(refusal) => Placed::Refused(refusal),
                 },
@@ -71,7 +71,7 @@ impl ClientSession {
             match placed {
                 Placed::Here | Placed::Elsewhere(_) => {}
                 Placed::Everywhere(placement) => {
-                    return Box::pin(self.run_everywhere(batch, placement)).await;
+                    return task::boxed(|| self.run_everywhere(batch, placement)).await;
                 }
                 Placed::Refused(response) if self.lease.is_none() && self.begun.is_none() => {
                     self.refuse(batch, &response);

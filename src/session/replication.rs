@@ -11,7 +11,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use crate::pool::{CheckoutError, DatabaseEntry, ReplicationPlace, ReplicationSer
 use crate::protocol::frame::HEADER_LEN;
 use crate::protocol::startup::StartupMessage;
 use crate::protocol::{BackendTag, ErrorResponse, FrontendTag, SqlState, TransactionStatus, backend};
-use crate::server::{ConnectError, ServerActivity, ServerConn};
+use crate::server::{ConnectError, ServerConn};
 use crate::sql::{Effect, LexOptions, StatementCache};
 
 use super::context::SessionContext;
@@ -266,8 +265,7 @@ async fn connect(
         other => checkout_response(&CheckoutError::Connect(Arc::new(other)), limit),
     })?;
     let info = &server.info;
-    info.set_activity(ServerActivity::Active);
-    info.client.store(guard.handle().id.0, Ordering::Relaxed);
+    info.identity.lend(guard.handle().id, 0);
     guard.handle().info.application_name.clone_into(&mut info.application_name.lock());
     place.opened(ReplicationServer {
         database: database.name.clone(),

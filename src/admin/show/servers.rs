@@ -1,11 +1,10 @@
 //! SHOW SERVERS.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crate::admin::Console;
 use crate::admin::table::{Cell, Table};
-use crate::server::{ServerActivity, ServerInfo};
+use crate::server::ServerInfo;
 
 use super::clients::{COLUMNS, client_pointer, server_pointer};
 
@@ -34,10 +33,10 @@ pub(super) fn table(console: &Console) -> Table {
 }
 
 fn state(server: &ServerInfo) -> &'static str {
-    match server.activity() {
+    match server.identity.client() {
         _ if server.identity.is_canceled() => "being_canceled",
-        ServerActivity::Active => "active",
-        ServerActivity::Idle => "idle",
+        Some(_) => "active",
+        None => "idle",
     }
 }
 
@@ -48,8 +47,7 @@ fn row(
     state: &'static str,
     server: &ServerInfo,
 ) -> Vec<Cell> {
-    let client = server.client.load(Ordering::Relaxed);
-    let lent_at = server.opened_at + Duration::from_micros(server.lent_micros.load(Ordering::Relaxed));
+    let lent_at = server.opened_at + server.identity.lent_after();
     vec![
         Cell::text("S"),
         Cell::text(user),
@@ -66,7 +64,7 @@ fn row(
         Cell::Number(0),
         Cell::Number(0),
         Cell::text(server_pointer(server.identity.id)),
-        Cell::text(if client == 0 { String::new() } else { client_pointer(client) }),
+        Cell::text(server.identity.client().map(|client| client_pointer(client.0)).unwrap_or_default()),
         Cell::Number(i64::from(server.identity.pid)),
         Cell::text(server.tls.clone().unwrap_or_default()),
         Cell::text(server.application_name.lock().clone()),
