@@ -16,34 +16,35 @@ pub struct Load {
 /// A difference that is smaller than this, or than the time itself, is none.
 const LATENCY_SLACK_MICROS: u32 = 3000;
 
-/// Picks among `candidates`; `turn` spreads equals. `None` when empty.
-pub fn pick(candidates: &[Load], turn: u32) -> Option<usize> {
+/// Picks among `candidates`, who are looked at up to three times; `turn` spreads equals. `None` when there are none.
+pub fn pick<K>(candidates: impl Iterator<Item = (K, Load)> + Clone, turn: u32) -> Option<K> {
     // Load after taking one more, per weight, compared by cross-multiplication: no division, no floats.
-    let is_less = |a: &Load, b: &Load| {
+    let is_less = |a: Load, b: Load| {
         (u64::from(a.in_flight) + 1) * u64::from(b.weight.max(1))
             < (u64::from(b.in_flight) + 1) * u64::from(a.weight.max(1))
     };
-    let mut least = candidates.first()?;
-    let mut soonest = least.latency;
-    for candidate in candidates.iter().skip(1) {
+    let mut rest = candidates.clone();
+    let (mut first, mut least) = rest.next()?;
+    let (mut soonest, mut is_alone) = (least.latency, true);
+    for (key, candidate) in rest {
         if is_less(candidate, least) {
-            (least, soonest) = (candidate, candidate.latency);
+            (first, least, soonest, is_alone) = (key, candidate, candidate.latency, true);
         } else if !is_less(least, candidate) {
-            soonest = soonest.min(candidate.latency);
+            (soonest, is_alone) = (soonest.min(candidate.latency), false);
         }
     }
+    if is_alone {
+        return Some(first);
+    }
     let bound = soonest.saturating_add(soonest.max(LATENCY_SLACK_MICROS));
-    let is_best = |candidate: &Load| candidate.latency <= bound && !is_less(least, candidate);
+    let best = candidates.filter(|(_, load)| load.latency <= bound && !is_less(least, *load));
     // Equals share by weight: a node of weight 2 gets two of the turns.
-    let shares: u32 = candidates.iter().filter(|c| is_best(c)).map(|c| c.weight.max(1)).sum();
+    let shares: u32 = best.clone().map(|(_, load)| load.weight.max(1)).sum();
     let mut turn = turn % shares.max(1);
-    for (index, candidate) in candidates.iter().enumerate() {
-        if !is_best(candidate) {
-            continue;
-        }
-        let share = candidate.weight.max(1);
+    for (key, load) in best {
+        let share = load.weight.max(1);
         if turn < share {
-            return Some(index);
+            return Some(key);
         }
         turn -= share;
     }
@@ -56,7 +57,7 @@ mod tests {
 
     fn pick_of<const N: usize>(candidates: [(u32, u32, u32); N], turn: u32) -> Option<usize> {
         let load = |(in_flight, weight, latency)| Load { in_flight, weight, latency };
-        pick(&candidates.map(load), turn)
+        pick(candidates.map(load).into_iter().enumerate(), turn)
     }
 
     #[test]

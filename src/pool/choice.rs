@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::catalog::{LearnedWrites, ResolveReason, Resolved, SearchPath, Snapshot};
 use crate::cluster::{Freshness, Node, NodeState, TableSet};
-use crate::config::micros;
+use crate::config::{Reads, micros};
 use crate::route::{NodeView, Reason, Work};
 use crate::sql::{Effect, Statement};
 
@@ -85,7 +85,7 @@ fn reads_tables(statement: &Statement) -> bool {
 /// What there is to choose from.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    /// The primary.
+    /// The primary; nobody asks how it is where reads do not go there.
     pub primary: NodeView,
     /// Who else may read, in the order of `Cluster::reader`.
     pub replicas: SmallVec<[NodeView; 4]>,
@@ -140,8 +140,12 @@ impl DatabaseEntry {
                 view.usable &= cluster.node(cluster.reader(place)).takes_part(turn);
             }
         }
-        let near = cluster.is_near(lead.index);
-        let primary = node_view(cluster.node(lead.index), 1, near, lead.has_primary(), u64::MAX);
+        let primary = if self.settings.routing.reads == Reads::ReplicaOrPrimary {
+            let near = cluster.is_near(lead.index);
+            node_view(cluster.node(lead.index), 1, near, lead.has_primary(), u64::MAX)
+        } else {
+            NodeView::UNKNOWN
+        };
         Choice { primary, replicas }
     }
 }

@@ -11,7 +11,7 @@ pub use crate::cluster::Freshness;
 pub use reason::Reason;
 pub use rules::must_be_primary;
 
-use crate::cluster::Lsn;
+use crate::cluster::{Load, Lsn};
 use crate::config::{Consistency, Reads};
 use crate::sql::{Effect, HintRole, Isolation, Statement, TransactionControl};
 
@@ -95,10 +95,21 @@ pub struct NodeView {
     pub near: bool,
 }
 
+impl NodeView {
+    /// One of which nothing is known: no read goes there.
+    pub const UNKNOWN: Self =
+        Self { usable: false, replayed: Lsn(0), in_flight: 0, weight: 1, latency: 0, near: true };
+
+    #[inline]
+    fn load(&self) -> Load {
+        Load { in_flight: self.in_flight, weight: self.weight, latency: self.latency }
+    }
+}
+
 /// What the decision needs to know of the cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct ClusterView<'a> {
-    /// The primary.
+    /// The primary; looked at where reads may go there, too.
     pub primary: NodeView,
     /// The replicas, in the order of the configuration.
     pub replicas: &'a [NodeView],

@@ -1,8 +1,6 @@
 //! The rules, in the order they are asked, each named by what it protects.
 
-use smallvec::SmallVec;
-
-use crate::cluster::{Load, pick};
+use crate::cluster::pick;
 use crate::config::{Consistency, Reads};
 use crate::sql::{Effect, HintRole};
 
@@ -54,71 +52,36 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
         Freshness::Any => true,
         Freshness::NotKnownYet => accepts_stale,
     };
-    let mut candidates = Candidates::default();
-    let mut any_usable = false;
-    for (index, node) in cluster.replicas.iter().enumerate().filter(|(_, node)| node.usable) {
+    // Who is in our zone goes before the others: another zone is far away, and costs money.
+    let (mut any_usable, mut any_fresh, mut near) = (false, false, false);
+    for node in cluster.replicas.iter().filter(|node| node.usable) {
         any_usable = true;
         if fresh(node) {
-            candidates.add(Target::Replica(index), node);
+            any_fresh = true;
+            near |= node.near;
         }
     }
-    if candidates.targets.is_empty() {
+    if !any_fresh {
         let reason = if any_usable { too_old(session) } else { Reason::NoUsableReplica };
         return Route::primary(reason);
     }
-    if session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable {
-        candidates.add(Target::Primary, &cluster.primary);
+    let primary = (session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable).then_some(&cluster.primary);
+    near |= primary.is_some_and(|primary| primary.near);
+    let replicas = cluster.replicas.iter().enumerate();
+    let replicas = replicas.filter(|(_, node)| node.usable && node.near == near && fresh(node));
+    let all = replicas.clone().map(|(index, node)| (Target::Replica(index), node));
+    let all = all.chain(primary.filter(|primary| primary.near == near).map(|primary| (Target::Primary, primary)));
+    let picked = pick(all.map(|(target, node)| ((target, node.weight), node.load())), turn);
+    let Some((target @ Target::Replica(place), weight)) = picked else {
+        return Route::primary(Reason::ReadShared);
+    };
+    // Who may take a read from the queue of the target: replicas with the same share. A node with a lower one would
+    // take as much as its connections can.
+    let mut others = Places::default();
+    for (index, _) in replicas.filter(|(index, node)| *index != place && node.weight == weight) {
+        others.insert(index);
     }
-    let Candidates { targets, loads, .. } = &candidates;
-    let Some(picked) = pick(loads, turn) else { return Route::primary(Reason::NoUsableReplica) };
-    match (targets.get(picked), loads.get(picked)) {
-        (Some(target @ Target::Replica(_)), Some(load)) => Route {
-            target: *target,
-            reason: replica_reason(work, accepts_stale),
-            others: candidates.equals(*target, load.weight),
-        },
-        _ => Route::primary(Reason::ReadShared),
-    }
-}
-
-/// Who may serve a read.
-#[derive(Default)]
-struct Candidates {
-    targets: SmallVec<[Target; 5]>,
-    loads: SmallVec<[Load; 5]>,
-    /// They are in our zone. Another zone is far away, and costs money.
-    are_near: bool,
-}
-
-impl Candidates {
-    #[inline]
-    fn add(&mut self, target: Target, node: &NodeView) {
-        if node.near != self.are_near {
-            if !node.near {
-                return;
-            }
-            self.targets.clear();
-            self.loads.clear();
-            self.are_near = true;
-        }
-        self.targets.push(target);
-        self.loads.push(Load { in_flight: node.in_flight, weight: node.weight, latency: node.latency });
-    }
-
-    /// Who may take a read from the queue of the target: replicas with the same share. A node with a lower one would
-    /// take as much as its connections can.
-    fn equals(&self, target: Target, weight: u32) -> Places {
-        let mut equals = Places::default();
-        for (other, load) in self.targets.iter().zip(&self.loads) {
-            if let Target::Replica(index) = other
-                && *other != target
-                && load.weight == weight
-            {
-                equals.insert(*index);
-            }
-        }
-        equals
-    }
+    Route { target, reason: replica_reason(work, accepts_stale), others }
 }
 
 fn replica_reason(work: Work, accepts_stale: bool) -> Reason {

@@ -5,7 +5,6 @@
 //! the server skips everything up to the next Sync, and so does this queue, undoing what the skipped
 //! requests would have changed in the client's and the server's statements.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,9 +14,11 @@ use smallvec::SmallVec;
 use crate::protocol::{BackendTag, ErrorResponse, backend, raw_error};
 use crate::server::Definition;
 
-/// A client's name for a statement; short ones need no memory of their own.
-pub(super) type Name = SmallVec<[u8; 24]>;
+use super::owed::Owed;
 use super::statements::Entry;
+
+/// A client's name for a statement; short ones need no memory of their own.
+pub(super) type Name = SmallVec<[u8; 16]>;
 
 /// What is taken back when a request turns out not to have happened.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub(super) struct Described {
 }
 
 /// One expected answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Expect {
     /// A Query of the client's: everything up to ReadyForQuery. It drops the unnamed statement.
     Query(Undo),
@@ -95,6 +96,7 @@ pub(super) enum Expect {
     /// ReadyForQuery after those, or after a batch that is tried again: swallowed.
     OwnReady,
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    #[default]
     Execute,
     /// An error: the message makes no sense, and the server says so.
     Malformed,
@@ -169,7 +171,7 @@ impl Aftermath {
 /// The queue.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    queue: VecDeque<Expect>,
+    queue: Owed<Expect>,
     /// Messages to be put between the server's, in order.
     pub(super) injected: BytesMut,
     /// Everything is skipped up to a Sync that the client has not sent yet.
@@ -193,13 +195,13 @@ pub(super) struct Exchange {
 impl Exchange {
     /// Adds an expected answer.
     pub(super) fn push(&mut self, expect: Expect) {
-        self.queue.push_back(expect);
+        self.queue.push(expect);
     }
 
     /// Nothing of what is owed will come. Answers what was asked for, and whether the client has asked for a
     /// ReadyForQuery; if not, the rest is skipped until it does.
     pub(super) fn abandon(&mut self) -> (Vec<Expect>, bool) {
-        let owed: Vec<_> = std::mem::take(self).queue.into();
+        let owed = std::mem::take(self).queue.take();
         let is_asked =
             owed.iter().any(|e| matches!(e, Expect::Query(_) | Expect::Sync | Expect::FunctionCall));
         self.skipping = !is_asked;
@@ -209,7 +211,7 @@ impl Exchange {
     /// Gives back what it needs only while something is owed.
     pub(super) fn rest(&mut self) {
         if self.queue.is_empty() && self.injected.is_empty() {
-            (self.queue, self.injected) = (VecDeque::new(), BytesMut::new());
+            (self.queue, self.injected) = (Owed::default(), BytesMut::new());
         }
     }
 
@@ -290,7 +292,7 @@ impl Exchange {
                 Some(Expect::InjectClose(_)) => backend::bare(&mut self.injected, BackendTag::CLOSE_COMPLETE),
                 _ => return,
             }
-            self.queue.pop_front();
+            self.queue.pass();
         }
     }
 
@@ -307,7 +309,7 @@ impl Exchange {
             (Some(Expect::Execute), T::COMMAND_COMPLETE) if !self.copy_in && self.copy_syncs == 0 => {}
             _ => return false,
         }
-        self.queue.pop_front();
+        self.queue.pass();
         self.settle();
         true
     }
@@ -375,7 +377,7 @@ impl Exchange {
                     self.copy_in = true;
                     self.copy_syncs = 0;
                     // The server reads a Sync that is on its way already as part of the COPY, and ignores it.
-                    self.queue.truncate(1);
+                    self.queue.keep_first();
                     (Verdict::Forward, false)
                 }
                 T::DATA_ROW | T::COPY_OUT_RESPONSE | T::COPY_DATA | T::COPY_DONE => (Verdict::Forward, false),
@@ -418,7 +420,7 @@ impl Exchange {
             | Expect::InjectClose(_) => (Verdict::Unexpected, false),
         };
         if done {
-            self.queue.pop_front();
+            self.queue.pass();
             if tag == T::READY_FOR_QUERY && matches!(self.queue.front(), Some(Expect::OwnTry)) {
                 return Verdict::Drop;
             }
@@ -459,9 +461,7 @@ impl Exchange {
             }
             Some(Expect::OwnParse(_)) if self.own_parses_are_synced() => {
                 // What cannot be prepared is not there; the statement that needs it will be told.
-                while matches!(self.queue.front(), Some(Expect::OwnParse(_))) {
-                    aftermath.undone.extend(self.queue.pop_front());
-                }
+                aftermath.undone = self.leave_while(|expect| matches!(expect, Expect::OwnParse(_)));
                 aftermath.is_ours = true;
                 return Verdict::Drop;
             }
@@ -475,17 +475,15 @@ impl Exchange {
             }
             verdict = Verdict::Drop;
         }
-        while let Some(front) = self.queue.front() {
-            match front {
-                Expect::Sync => return verdict,
-                Expect::OwnSync => {
-                    // The server is in step again after it, but the client has yet to send its own Sync.
-                    self.skipping = true;
-                    return verdict;
-                }
-                _ => {}
+        aftermath.undone = self.leave_while(|expect| !matches!(expect, Expect::Sync | Expect::OwnSync));
+        match self.queue.front() {
+            Some(Expect::Sync) => return verdict,
+            Some(_) => {
+                // The server is in step again after it, but the client has yet to send its own Sync.
+                self.skipping = true;
+                return verdict;
             }
-            aftermath.undone.extend(self.queue.pop_front());
+            None => {}
         }
         self.skipping = true;
         self.server_skips = true;
@@ -493,6 +491,12 @@ impl Exchange {
             self.push_probe();
         }
         verdict
+    }
+
+    /// Takes out what is at the front as long as it is of this kind.
+    fn leave_while(&mut self, is_such: impl Fn(&Expect) -> bool) -> Vec<Expect> {
+        let count = self.queue.iter().take_while(|expect| is_such(expect)).count();
+        self.queue.split(count)
     }
 
     fn push_probe(&mut self) {

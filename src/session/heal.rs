@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::pool::ServerLease;
 use crate::protocol::extended::{self, Bind, Target};
 use crate::protocol::{FrontendTag, Reader, TransactionStatus, backend, frame, raw_error};
-use crate::server::{Definition, Holds, RowShape};
+use crate::server::{Definition, Holds, RowShape, ServerConn};
 
 use super::batch::{Batch, BatchEnd, Plan};
 use super::client::ClientSession;
@@ -49,7 +49,7 @@ pub(super) struct Heal {
 
 impl ClientSession {
     /// Takes note that the first Bind of the batch met a stale plan. False when that cannot be mended.
-    pub(super) fn begin_heal(&mut self, lease: &mut ServerLease, body: &[u8]) -> bool {
+    pub(super) fn begin_heal(&mut self, lease: &mut ServerConn, body: &[u8]) -> bool {
         let expected = self.exchange.expects_bind() || self.exchange.describes().is_some();
         if !expected || !is_stale_plan(body) || lease.status != TransactionStatus::Idle {
             return false;
@@ -183,7 +183,7 @@ impl ClientSession {
         Ok(None)
     }
 
-    fn is_current(&self, lease: &mut ServerLease, name: &[u8], definition: &Arc<Definition>) -> bool {
+    fn is_current(&self, lease: &mut ServerConn, name: &[u8], definition: &Arc<Definition>) -> bool {
         if name.is_empty() {
             return lease.unnamed.as_ref().is_some_and(|held| Arc::ptr_eq(held, definition));
         }

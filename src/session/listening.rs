@@ -27,7 +27,7 @@ use crate::pool::{Channel, ListenError, Listener, ListenerKey, ServerLease, list
 use crate::protocol::frame::{self, HEADER_LEN};
 use crate::protocol::{ErrorResponse, SqlState, TransactionStatus, backend, frontend};
 use crate::route::Target;
-use crate::server::ServerInfo;
+use crate::server::{ServerConn, ServerInfo};
 use crate::sql::{Effect, SessionEffects};
 
 use super::batch::{BatchEnd, Plan};
@@ -209,7 +209,7 @@ impl ClientSession {
     }
 
     /// A notification from the client's server connection.
-    pub(super) fn on_notification(&mut self, lease: &mut ServerLease, body: &[u8]) -> Verdict {
+    pub(super) fn on_notification(&mut self, lease: &mut ServerConn, body: &[u8]) -> Verdict {
         let own_pid = lease.identity().pid;
         let mut reader = body;
         if body.len() < 4 {

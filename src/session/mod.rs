@@ -36,6 +36,7 @@ mod listening;
 mod login;
 mod mirror;
 mod notifications;
+mod owed;
 mod pins;
 mod reading;
 mod relay;

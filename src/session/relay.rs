@@ -25,7 +25,7 @@ use crate::protocol::{
     frontend, parameters, raw_error,
 };
 use crate::route::{Reason, Target};
-use crate::server::{row_shape, send_cancel};
+use crate::server::{ServerConn, row_shape, send_cancel};
 use crate::sql::{Effect, SessionEffects};
 use crate::task;
 
@@ -163,7 +163,7 @@ impl ClientSession {
         left.iter_mut().for_each(Left::command_begins);
         // What stands alone, or has only read so far.
         if is_free || self.leading.is_some() {
-            self.arm_retry(batch, &plan);
+            self.arm_retry(batch, &mut plan);
         } else {
             self.retry.runs_elsewhere();
         }
@@ -400,7 +400,7 @@ impl ClientSession {
 
     fn poll_exchange(
         &mut self,
-        lease: &mut ServerLease,
+        lease: &mut ServerConn,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SessionError>> {
         self.obey_while_running(lease.identity(), cx)?;
@@ -479,7 +479,7 @@ impl ClientSession {
 
     /// Writes what waits for the server. A server that does not take it any more may still have said why:
     /// the reading side finds out.
-    fn poll_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) {
+    fn poll_to_server(&mut self, lease: &mut ServerConn, cx: &mut Context<'_>) {
         if lease.wire.outbox.is_empty() && self.send_from_inbox == 0 {
             // TLS may hold a rest of what was taken already.
             let _ = lease.wire.poll_flush_stream(cx);
@@ -492,7 +492,7 @@ impl ClientSession {
         }
     }
 
-    fn write_to_server(&mut self, lease: &mut ServerLease, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn write_to_server(&mut self, lease: &mut ServerConn, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !lease.wire.outbox.is_empty() {
             ready!(lease.wire.poll_flush(cx))?;
         }
@@ -507,7 +507,7 @@ impl ClientSession {
 
     fn poll_from_server(
         &mut self,
-        lease: &mut ServerLease,
+        lease: &mut ServerConn,
         cx: &mut Context<'_>,
     ) -> Result<bool, SessionError> {
         match lease.wire.poll_fill(cx) {
@@ -530,7 +530,7 @@ impl ClientSession {
     /// Works off what was read from the server: passes it on, drops it, acts on it.
     pub(super) fn consume_server(
         &mut self,
-        lease: &mut ServerLease,
+        lease: &mut ServerConn,
         cx: &mut Context<'_>,
     ) -> Result<(), SessionError> {
         let mut inbox = std::mem::take(&mut lease.wire.inbox);
@@ -558,7 +558,7 @@ impl ClientSession {
         self.server_ended.take().map_or(Ok(()), |message| Err(SessionError::ServerEnded(message.into())))
     }
 
-    fn walk(&mut self, lease: &mut ServerLease, inbox: &[u8], run: &mut Run) -> Result<(), SessionError> {
+    fn walk(&mut self, lease: &mut ServerConn, inbox: &[u8], run: &mut Run) -> Result<(), SessionError> {
         let is_plain = self.replay.is_none() && !self.deallocates_all;
         loop {
             if !self.exchange.injected.is_empty() {
@@ -609,7 +609,7 @@ impl ClientSession {
 
     fn on_server_message(
         &mut self,
-        lease: &mut ServerLease,
+        lease: &mut ServerConn,
         tag: BackendTag,
         body: &[u8],
     ) -> Result<Verdict, SessionError> {
@@ -643,7 +643,7 @@ impl ClientSession {
         }
     }
 
-    fn on_ready(&mut self, lease: &mut ServerLease, body: &[u8], verdict: Verdict) -> Verdict {
+    fn on_ready(&mut self, lease: &mut ServerConn, body: &[u8], verdict: Verdict) -> Verdict {
         // Not what we have asked ourselves, in front of the client's.
         let over = verdict == Verdict::Forward && body.first() == Some(&b'I');
         self.writes.before_acknowledgment(over);
@@ -665,7 +665,7 @@ impl ClientSession {
     }
 
     /// A ReadyForQuery for the client: as it came, in words of ours, or later.
-    fn pass_ready(&mut self, lease: &ServerLease) -> Verdict {
+    fn pass_ready(&mut self, lease: &ServerConn) -> Verdict {
         let restored = !self.restoring.is_empty();
         if restored {
             self.report_restored(lease);
@@ -683,14 +683,14 @@ impl ClientSession {
 
     /// What the server reported while startup settings were made again was not passed on; in the end the client
     /// must know what is.
-    fn report_restored(&mut self, lease: &ServerLease) {
+    fn report_restored(&mut self, lease: &ServerConn) {
         self.restoring = Box::default();
         let news = self.news_of_settings(lease);
         self.exchange.injected.extend_from_slice(&news);
     }
 
     /// ParameterStatus messages for what a server has reported and the client does not know.
-    pub(super) fn news_of_settings(&mut self, lease: &ServerLease) -> BytesMut {
+    pub(super) fn news_of_settings(&mut self, lease: &ServerConn) -> BytesMut {
         let mut news = BytesMut::new();
         let mut reported: Vec<_> =
             lease.parameters.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
@@ -712,7 +712,7 @@ impl ClientSession {
         true
     }
 
-    fn on_error(&mut self, lease: &mut ServerLease, body: &[u8]) -> Result<Verdict, SessionError> {
+    fn on_error(&mut self, lease: &mut ServerConn, body: &[u8]) -> Result<Verdict, SessionError> {
         let spared = self.spares(BackendTag::ERROR_RESPONSE, body);
         if let Some(error) = spared.or_else(|| self.ends_over_stray(body)) {
             return Err(error);
@@ -735,7 +735,7 @@ impl ClientSession {
         Ok(verdict)
     }
 
-    fn note_error(&mut self, lease: &mut ServerLease, body: &[u8], aftermath: Aftermath) {
+    fn note_error(&mut self, lease: &mut ServerConn, body: &[u8], aftermath: Aftermath) {
         let fields = ErrorFields::read(body);
         if aftermath.own_failure || aftermath.settings_failed {
             self.own_failure = Some(fields.message_lossy().into());
@@ -751,7 +751,7 @@ impl ClientSession {
     }
 
     /// What the client is told of a statement's rows is remembered, for the case that they change.
-    fn note_shape(&mut self, lease: &mut ServerLease, tag: BackendTag, body: &[u8]) {
+    fn note_shape(&mut self, lease: &mut ServerConn, tag: BackendTag, body: &[u8]) {
         if let Some(described) = self.exchange.describes() {
             let shape = row_shape(if tag == BackendTag::NO_DATA { b"" } else { body });
             self.statements.told(&described.name, described.id, shape);
@@ -760,7 +760,7 @@ impl ClientSession {
     }
 
     /// Takes back what requests that did not happen would have changed.
-    pub(super) fn undo(&mut self, lease: &mut ServerLease, aftermath: Aftermath) {
+    pub(super) fn undo(&mut self, lease: &mut ServerConn, aftermath: Aftermath) {
         for (place, expect) in aftermath.undone.into_iter().enumerate().rev() {
             match expect {
                 Expect::Parse { visible, definition, undo } => {
@@ -799,7 +799,7 @@ impl ClientSession {
     }
 
     /// A setting that the server reports: the client hears of it if that is news to it.
-    fn on_parameter(&mut self, lease: &mut ServerLease, body: &[u8]) -> Verdict {
+    fn on_parameter(&mut self, lease: &mut ServerConn, body: &[u8]) -> Verdict {
         let Ok((name, value)) = parameters::parse(body) else { return Verdict::Drop };
         lease.parameters.insert(name, value);
         // Standby or not is told as the primary's: the client talks to all nodes at once.
@@ -822,7 +822,7 @@ impl ClientSession {
     /// and a client that leaves is noticed.
     fn poll_from_client(
         &mut self,
-        lease: &mut ServerLease,
+        lease: &mut ServerConn,
         cx: &mut Context<'_>,
     ) -> Result<bool, SessionError> {
         let mut progress = false;
@@ -841,7 +841,7 @@ impl ClientSession {
     }
 
     /// Marks COPY messages at the front of the inbox to be sent to the server.
-    fn pass_copy_data(&mut self, lease: &mut ServerLease) -> Result<bool, SessionError> {
+    fn pass_copy_data(&mut self, lease: &mut ServerConn) -> Result<bool, SessionError> {
         let limit = self.topology.config.limits.message_bytes;
         let mut at = 0;
         let mut flush = false;
@@ -891,7 +891,7 @@ impl ClientSession {
     /// The client has sent into a COPY what does not belong there, and PostgreSQL would end the connection over it;
     /// unless the COPY has failed already: then it is the next request. The server is asked by giving the COPY up, so
     /// that it gets that request never as what it is not.
-    fn give_up_copy(&mut self, lease: &mut ServerLease) {
+    fn give_up_copy(&mut self, lease: &mut ServerConn) {
         let bytes = self.wire.inbox.split_to(self.send_from_inbox);
         self.send_from_inbox = 0;
         lease.wire.outbox.extend_from_slice(&bytes);
@@ -916,7 +916,7 @@ impl ClientSession {
     /// A COPY has failed among data in which there were Syncs. Those in front of the error were part of the COPY
     /// and are not answered; those behind it are. Only the server knows: what it answers in front of a Query of
     /// ours are those, and one Sync more.
-    fn send_probe(&mut self, lease: &mut ServerLease) {
+    fn send_probe(&mut self, lease: &mut ServerConn) {
         self.exchange.wants_probe = false;
         let bytes = self.wire.inbox.split_to(self.send_from_inbox);
         self.send_from_inbox = 0;
@@ -928,7 +928,7 @@ impl ClientSession {
 
     /// In the extended protocol nothing is flushed before the Sync, for which the client may wait until
     /// it has the answer: ask for it.
-    fn finish_extended_copy(&mut self, lease: &mut ServerLease) {
+    fn finish_extended_copy(&mut self, lease: &mut ServerConn) {
         let bytes = self.wire.inbox.split_to(self.send_from_inbox);
         self.send_from_inbox = 0;
         lease.wire.outbox.extend_from_slice(&bytes);

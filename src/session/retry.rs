@@ -121,7 +121,7 @@ fn reason_of(code: SqlState) -> Option<Reason> {
 
 impl ClientSession {
     /// Keeps the batch if it may be run again.
-    pub(super) fn arm_retry(&mut self, batch: Batch, plan: &Plan) {
+    pub(super) fn arm_retry(&mut self, batch: Batch, plan: &mut Plan) {
         let again = self.retry.again.take();
         let is_clone = plan.rare().databases.iter().any(|needed| needed.is_template);
         // Of several databases some might have been created.
@@ -142,7 +142,11 @@ impl ClientSession {
             self.retry.in_inbox = true;
             self.retry.set_kept(self.wire.inbox.get(..batch.len).unwrap_or_default());
             self.retry.before = self.wire.sent + self.wire.outbox.len() as u64;
-            self.retry.statements.clone_from(&plan.fingerprints);
+            // Who reads does not ask for them later; who writes does, and a read is not what it runs.
+            self.retry.statements = match what {
+                Some(Fallible::Read) => std::mem::take(&mut plan.fingerprints),
+                _ => SmallVec::new(),
+            };
         }
     }
 
