@@ -37,9 +37,11 @@ impl ServerLease {
     /// The same for somebody who has looked at the clock just now.
     pub fn checkin_at(mut self, now: Instant) {
         if self.is_clean()
-            && let Some(object) = self.object.take()
+            && let Some(mut object) = self.object.take()
         {
             self.pool.node.in_flight.fetch_sub(1, Ordering::Relaxed);
+            // Whoever has parsed it may use it again, and does not want to find one of before here.
+            object.unnamed = None;
             self.pool.take_back(object, now);
         }
         // Otherwise the drop closes it.

@@ -65,12 +65,14 @@ pub(super) fn choose_replica(work: Work, session: SessionView, cluster: ClusterV
         let reason = if any_usable { too_old(session) } else { Reason::NoUsableReplica };
         return Route::primary(reason);
     }
-    let primary = (session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable).then_some(&cluster.primary);
+    let primary =
+        (session.reads == Reads::ReplicaOrPrimary && cluster.primary.usable).then_some(&cluster.primary);
     near |= primary.is_some_and(|primary| primary.near);
     let replicas = cluster.replicas.iter().enumerate();
     let replicas = replicas.filter(|(_, node)| node.usable && node.near == near && fresh(node));
     let all = replicas.clone().map(|(index, node)| (Target::Replica(index), node));
-    let all = all.chain(primary.filter(|primary| primary.near == near).map(|primary| (Target::Primary, primary)));
+    let all =
+        all.chain(primary.filter(|primary| primary.near == near).map(|primary| (Target::Primary, primary)));
     let picked = pick(all.map(|(target, node)| ((target, node.weight), node.load())), turn);
     let Some((target @ Target::Replica(place), weight)) = picked else {
         return Route::primary(Reason::ReadShared);

@@ -117,9 +117,26 @@ pub(super) struct Plan {
     pub(super) sequenced: bool,
     /// It asks for `currval` or `lastval` before anything in it may have called `nextval`.
     pub(super) asks_sequence: bool,
+    /// Which messages it has: an octal digit each, in their order, [`OTHER`] for all that may not go to the server as
+    /// the client sends it.
+    messages: u32,
     /// What only few batches have.
     rare: Option<Box<Rare>>,
 }
+
+/// A Parse of the unnamed statement.
+const PARSE: u32 = 1;
+/// A Bind of that.
+const BIND: u32 = 2;
+/// A Describe of a portal.
+const DESCRIBE: u32 = 3;
+const EXECUTE: u32 = 4;
+const SYNC: u32 = 5;
+const OTHER: u32 = 7;
+/// What drivers send for a statement that they do not name, with the question what it gives back and without. No
+/// longer batch has these digits alone: those of the last ten messages are kept, and none is zero.
+const DESCRIBED: u32 = 0o12345;
+const NOT_DESCRIBED: u32 = 0o1245;
 
 /// What only few batches have.
 #[derive(Debug)]
@@ -186,6 +203,7 @@ impl Default for Plan {
             is_lone_setting: false,
             sequenced: false,
             asks_sequence: false,
+            messages: 0,
             rare: None,
         }
     }
@@ -197,6 +215,12 @@ impl Plan {
         let mut plan = Self::default();
         find_out(&mut plan, bytes, given)?;
         Ok(plan)
+    }
+
+    /// The message that was noted as any other is this one.
+    #[inline]
+    fn message_is(&mut self, digit: u32) {
+        self.messages = self.messages & !7 | digit;
     }
 
     /// What only few batches have.
@@ -400,6 +424,7 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
     let mut rest = bytes;
     while let Some((header, body, tail)) = frame::split(rest, limit)? {
         rest = tail;
+        plan.messages = plan.messages << 3 | OTHER;
         match FrontendTag(header.tag) {
             FrontendTag::QUERY => {
                 plan.only_asks = false;
@@ -437,10 +462,15 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                     plan.is_local = false;
                     continue;
                 }
-                let known = analyzed
-                    .and_then(|analyzed| analyzed.find(bytes, parse.sql))
-                    .or_else(|| as_before(&parse, statements, lex));
-                let definition = define(&parse, known, context, lex, reading, epoch);
+                if parse.name.is_empty() {
+                    plan.message_is(PARSE);
+                }
+                let definition = as_before(&parse, statements, lex, reading).unwrap_or_else(|| {
+                    let known = analyzed
+                        .and_then(|analyzed| analyzed.find(bytes, parse.sql))
+                        .or_else(|| text_before(&parse, statements, lex));
+                    define(&parse, known, context, lex, reading, epoch)
+                });
                 if definition.statement.session.intersects(NAMES_STATEMENTS) {
                     // It cannot be described without the statements that it names.
                     let named = names_in(parse.sql, lex, |name| statements.find(name).is_some());
@@ -498,6 +528,9 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                     plan.writes_anything = true;
                     plan.sequenced = true;
                 }
+                if bind.statement.is_empty() {
+                    plan.message_is(BIND);
+                }
                 plan.uses_named |= !bind.statement.is_empty() || !told.is_empty();
                 plan.is_local = false;
                 plan.only_asks = false;
@@ -507,6 +540,9 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                     plan.add_malformed();
                     continue;
                 };
+                if target == Named::Portal {
+                    plan.message_is(DESCRIBE);
+                }
                 plan.is_local = false;
                 plan.only_asks &= target == Named::Statement;
                 plan.uses_named |= target == Named::Statement && !name.is_empty();
@@ -543,7 +579,8 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                     }
                 }
             }
-            FrontendTag::SYNC | FrontendTag::FLUSH if body.is_empty() => {}
+            FrontendTag::SYNC if body.is_empty() => plan.message_is(SYNC),
+            FrontendTag::FLUSH if body.is_empty() => {}
             FrontendTag::SYNC | FrontendTag::FLUSH => plan.add_malformed(),
             FrontendTag::FUNCTION_CALL => {
                 plan.work.effect = Effect::Write;
@@ -559,6 +596,9 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                 if renames && tail.first().is_some_and(|next| !ENDS.contains(&FrontendTag(*next))) {
                     plan.cut = Some(bytes.len() - tail.len());
                     return Ok(());
+                }
+                if tag == FrontendTag::EXECUTE {
+                    plan.message_is(EXECUTE);
                 }
                 if tag == FrontendTag::EXECUTE && !told.is_empty() {
                     // One without a portal's name fails on the server.
@@ -584,8 +624,24 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
     Ok(())
 }
 
-/// What the text of an unnamed statement is, if it is the text of the one before: many clients send the same ones.
+/// An unnamed statement, if it is the one before: many clients send the same ones. Not where a server connection
+/// still has that: it would be taken for the present one there, and may have been parsed before something changed.
 fn as_before(
+    parse: &Parse<'_>,
+    statements: &ClientStatements,
+    lex: LexOptions,
+    reading: &Reading,
+) -> Option<Arc<Definition>> {
+    let before = statements.find(b"").filter(|_| parse.name.is_empty())?;
+    let is_same = before.lex == lex
+        && *before.sql == *parse.sql
+        && *before.types == *parse.types
+        && before.reading.is_same(reading.of(parse.sql).0);
+    (is_same && Arc::strong_count(before) == 1).then(|| Arc::clone(before))
+}
+
+/// What the text of an unnamed statement is, if it is the text of the one before.
+fn text_before(
     parse: &Parse<'_>,
     statements: &ClientStatements,
     lex: LexOptions,
@@ -713,6 +769,15 @@ impl ClientSession {
             self.send_as_is(lease, batch.len);
             return Ok(());
         }
+        if batch.end == BatchEnd::Sync
+            && matches!(plan.messages, DESCRIBED | NOT_DESCRIBED)
+            && plan.rare().resets.is_empty()
+            && let Some(definition) = plan.definitions.pop().flatten()
+        {
+            self.build_unnamed(lease, definition, plan.messages == DESCRIBED);
+            self.send_as_is(lease, batch.len);
+            return Ok(());
+        }
         // The inbox is lent to the loop and given back; what is in front of it is consumed.
         let mut inbox = std::mem::take(&mut self.wire.inbox);
         let result = self.build_extended(lease, inbox.get(..batch.len).unwrap_or_default(), plan, batch);
@@ -720,6 +785,24 @@ impl ClientSession {
         self.wire.inbox = inbox;
         self.restore_startup(lease, batch, &plan.rare().resets);
         result
+    }
+
+    /// What [`Self::build_extended`] would do for the unnamed statement in a batch that it would not change.
+    fn build_unnamed(&mut self, lease: &mut ServerLease, definition: Arc<Definition>, is_described: bool) {
+        self.evict(lease);
+        let stats = &lease.pool().stats;
+        for count in [&stats.client_parses, &stats.server_parses, &stats.binds] {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        let undo = self.statements.set(b"", Some(Arc::clone(&definition)));
+        lease.unnamed = Some(definition);
+        self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
+        self.exchange.push(Expect::Bind(Name::new()));
+        if is_described {
+            self.exchange.push(Expect::DescribePortal(None));
+        }
+        self.exchange.push(Expect::Execute);
+        self.exchange.push(Expect::Sync);
     }
 
     /// A Query drops the unnamed statement as soon as it `is_read`.
