@@ -6,7 +6,7 @@
 //! answer was read, so a session that is dropped in between leaves an unclean connection behind.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Instant, SystemTime};
 
@@ -143,6 +143,12 @@ impl ServerConn {
                 self.mark_broken();
             }
         }
+    }
+
+    /// Lets others see how many prepared statements it holds.
+    pub fn show_prepared(&self) {
+        let count = u32::try_from(self.prepared.len()).unwrap_or(u32::MAX);
+        self.info.prepared_statements.store(count, Ordering::Relaxed);
     }
 
     /// Who it is, for cancel requests.

@@ -905,9 +905,9 @@ impl ClientSession {
             self.awaiting_sync = true;
         }
         self.exchange.settle();
-        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        lease.info.prepared_statements.store(count(lease.prepared.len()), Ordering::Relaxed);
-        self.handle().prepared_statements.store(count(self.statements.len()), Ordering::Relaxed);
+        lease.show_prepared();
+        let count = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
+        self.handle().prepared_statements.store(count, Ordering::Relaxed);
         Ok(())
     }
 
@@ -1189,6 +1189,7 @@ impl ClientSession {
             extended::close_statement(&mut lease.wire.outbox, definition.server_name.as_bytes());
             self.exchange.push(Expect::OwnClose(definition));
         }
+        lease.show_prepared();
     }
 }
 
