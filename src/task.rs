@@ -7,7 +7,10 @@
 //! Every background activity has a name and a span, so that a panic or a leak can be told apart in
 //! the logs. A panic ends the task that panicked and nothing else; it is logged and counted.
 
+mod counted;
 mod scheduling;
+
+pub use counted::PerWorker;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -17,7 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -36,13 +39,17 @@ where
 }
 
 thread_local! {
-    static HOME: Cell<usize> = const { Cell::new(0) };
+    static HOME: Cell<usize> = const { Cell::new(NO_WORKER) };
 }
 
-/// The worker this thread is; 0 for the main thread and for threads that are none.
+/// What a thread that is no worker calls home.
+const NO_WORKER: usize = usize::MAX;
+
+/// The worker this thread is; 0 for threads that are none.
 #[inline]
 pub fn home() -> usize {
-    HOME.get()
+    let home = HOME.get();
+    if home == NO_WORKER { 0 } else { home }
 }
 
 /// One thread that serves clients.
@@ -67,6 +74,10 @@ impl Workers {
     /// # Errors
     /// When the system gives no more threads or descriptors.
     pub fn start(count: NonZeroUsize) -> io::Result<Self> {
+        // On a runtime of several threads its tasks are everywhere: no thread is that worker alone.
+        if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+            HOME.set(0);
+        }
         let alive = watch::Sender::new(());
         let mut all = vec![Worker { handle: Handle::current(), load: Arc::default() }];
         for index in 1..count.get() {

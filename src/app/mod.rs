@@ -80,7 +80,7 @@ impl App {
         let config = Arc::new(config);
         // Before anything makes a handle.
         let exporter = metrics::install();
-        let histograms = Histograms::new();
+        let histograms = Histograms::new(workers.count());
         let exporter = exporter.map(|exporter| exporter.with(histograms.clone()));
         let client_tls = ClientTlsAcceptor::load(&config.tls.client)?;
         let server_tls = ServerTlsConnector::load(&config.tls.server)?.map(Arc::new);

@@ -1,15 +1,18 @@
 //! Times of queries, transactions and waits, as histograms; the handles are made once.
 //!
 //! The recorder keeps each sample with its time until somebody works it off: too much for several samples a
-//! query. So samples are counted in buckets of our own, which are emptied into the recorder's before it is
+//! query. So samples are counted in buckets of our own, and what has come to them since is given to the recorder before it is
 //! read. Counts by bucket are exact; so is the sum.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use metrics::{Histogram, Unit, describe_histogram, histogram};
+use parking_lot::Mutex;
+
+use crate::task::PerWorker;
 
 use super::metrics::BUCKETS;
 
@@ -31,33 +34,55 @@ struct Cells {
 
 /// One histogram.
 struct Cell {
-    counts: [AtomicU64; CELLS],
-    sums_us: [AtomicU64; CELLS],
+    samples: PerWorker<Samples>,
+    /// What of them the recorder has: their number and sum.
+    given: Mutex<[(u64, u64); CELLS]>,
     handle: Histogram,
 }
 
-impl Cell {
-    fn new(handle: Histogram) -> Self {
+/// What was counted, by bucket.
+struct Samples {
+    counts: [AtomicU64; CELLS],
+    sums_us: [AtomicU64; CELLS],
+}
+
+impl Default for Samples {
+    fn default() -> Self {
         let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
-        Self { counts: zeros(), sums_us: zeros(), handle }
+        Self { counts: zeros(), sums_us: zeros() }
+    }
+}
+
+/// The one with this index; none is beyond the last.
+#[inline]
+fn at(cells: &[AtomicU64; CELLS], index: usize) -> &AtomicU64 {
+    let [.., last] = cells;
+    cells.get(index).unwrap_or(last)
+}
+
+impl Cell {
+    fn new(handle: Histogram, workers: usize) -> Self {
+        Self { samples: PerWorker::new(workers), given: Mutex::new([(0, 0); CELLS]), handle }
     }
 
     #[inline]
     fn record(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let index = BOUNDS_US.partition_point(|bound| *bound < micros);
-        if let (Some(count), Some(sum)) = (self.counts.get(index), self.sums_us.get(index)) {
-            count.fetch_add(1, Ordering::Relaxed);
-            sum.fetch_add(micros, Ordering::Relaxed);
-        }
+        self.samples.add(|samples| at(&samples.counts, index), 1);
+        self.samples.add(|samples| at(&samples.sums_us, index), micros);
     }
 
     fn flush(&self, work_off: &dyn Fn()) {
-        for (index, (count, sum)) in self.counts.iter().zip(&self.sums_us).enumerate() {
-            let count = count.swap(0, Ordering::Relaxed);
-            let sum = sum.swap(0, Ordering::Relaxed);
+        for (index, given) in self.given.lock().iter_mut().enumerate() {
+            let present = (
+                self.samples.sum(|samples| at(&samples.counts, index)),
+                self.samples.sum(|samples| at(&samples.sums_us, index)),
+            );
+            let (count, sum) = (present.0.wrapping_sub(given.0), present.1.wrapping_sub(given.1));
             if count > 0 {
-                // A sample counted between the two swaps must not move the mean into another bucket.
+                *given = present;
+                // A sample counted between the two looks must not move the mean into another bucket.
                 let low = index.checked_sub(1).and_then(|i| BUCKETS.get(i)).map_or(0.0, |b| b + 1e-9);
                 let high = BUCKETS.get(index).copied().unwrap_or(f64::MAX);
                 let mean = (sum as f64 / count as f64 / 1e6).clamp(low, high);
@@ -93,15 +118,9 @@ impl fmt::Debug for Histograms {
     }
 }
 
-impl Default for Histograms {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Histograms {
-    /// Registers them with the recorder that is installed; without one, recording does nothing.
-    pub fn new() -> Self {
+    /// For so many workers, registered with the recorder that is installed; without one, recording does nothing.
+    pub fn new(workers: usize) -> Self {
         describe_histogram!(
             "pgweir_checkout_wait_seconds",
             Unit::Seconds,
@@ -118,9 +137,9 @@ impl Histograms {
             "Time from the first statement of a transaction to its end"
         );
         Self(Arc::new(Cells {
-            checkout_wait: Cell::new(histogram!("pgweir_checkout_wait_seconds")),
-            query: Cell::new(histogram!("pgweir_query_seconds")),
-            transaction: Cell::new(histogram!("pgweir_transaction_seconds")),
+            checkout_wait: Cell::new(histogram!("pgweir_checkout_wait_seconds"), workers),
+            query: Cell::new(histogram!("pgweir_query_seconds"), workers),
+            transaction: Cell::new(histogram!("pgweir_transaction_seconds"), workers),
         }))
     }
 
@@ -168,7 +187,7 @@ mod tests {
     #[test]
     fn samples_reach_the_recorder_in_their_buckets_and_once() {
         let seen = Arc::new(Seen::default());
-        let cell = Cell::new(Histogram::from_arc(Arc::clone(&seen)));
+        let cell = Cell::new(Histogram::from_arc(Arc::clone(&seen)), 1);
         for micros in [0, 250, 251, 499, 61_000_000] {
             cell.record(Duration::from_micros(micros));
         }

@@ -78,7 +78,7 @@ impl Drop for ServerLease {
         // `Object` alone would return silently: take the connection out of the store and close it.
         let mut connection = Object::take(*object);
         connection.say_goodbye();
-        self.pool.stats.closed.fetch_add(1, Ordering::Relaxed);
+        self.pool.stats.add(|stats| &stats.closed, 1);
         self.pool.forget(&connection);
         drop(connection);
         self.pool.lease_ended();

@@ -126,7 +126,7 @@ impl Pool {
         Arc::new(Self {
             key,
             node,
-            stats: PoolStats::default(),
+            stats: PoolStats::new(workers),
             pins: AtomicUsize::new(0),
             warned_of_pins: Mutex::default(),
             check: AtomicBool::new(settings.debug_check),
@@ -371,7 +371,7 @@ impl Pool {
             Ok(object) => {
                 let mut object = Box::new(object);
                 object.home = self.here();
-                self.stats.opened.fetch_add(1, Ordering::Relaxed);
+                self.stats.add(|stats| &stats.opened, 1);
                 let lifetime = self.settings.load().max_lifetime;
                 object.retire_at = (!lifetime.is_zero())
                     .then(|| object.opened_at + jittered(lifetime, object.identity().id));
@@ -388,7 +388,7 @@ impl Pool {
     }
 
     fn open_failed(self: &Arc<Self>, error: managed::PoolError<ConnectError>) {
-        self.stats.open_failures.fetch_add(1, Ordering::Relaxed);
+        self.stats.add(|stats| &stats.open_failures, 1);
         let error = match error {
             managed::PoolError::Backend(error) => CheckoutError::Connect(Arc::new(error)),
             _ => CheckoutError::Closed,
@@ -441,7 +441,7 @@ impl Pool {
         drop(gate);
         for mut connection in closing {
             connection.say_goodbye();
-            self.stats.closed.fetch_add(1, Ordering::Relaxed);
+            self.stats.add(|stats| &stats.closed, 1);
             self.forget(&connection);
         }
     }

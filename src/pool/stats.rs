@@ -1,12 +1,18 @@
-//! Counters of one pool: relaxed atomics, bumped by the sessions that use it.
+//! Counters of one pool, bumped by the sessions that use it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+
+use crate::task::PerWorker;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// What a pool has done since it was made. Times in microseconds.
+        #[derive(Debug)]
+        pub struct PoolStats(PerWorker<Counters>);
+
+        /// The counters of [`PoolStats`].
         #[derive(Debug, Default)]
-        pub struct PoolStats {
+        pub struct Counters {
             $($(#[$doc])* pub $name: AtomicU64,)*
         }
 
@@ -19,7 +25,7 @@ macro_rules! counters {
         impl PoolStats {
             /// The present values.
             pub fn snapshot(&self) -> StatsSnapshot {
-                StatsSnapshot { $($name: self.$name.load(Ordering::Relaxed),)* }
+                StatsSnapshot { $($name: self.0.sum(|counters| &counters.$name),)* }
             }
         }
 
@@ -72,6 +78,19 @@ counters! {
     timeouts,
     /// Connections that came back and were not clean (`pool.debug_check`).
     dirty,
+}
+
+impl PoolStats {
+    /// All zero, for so many workers.
+    pub fn new(workers: usize) -> Self {
+        Self(PerWorker::new(workers))
+    }
+
+    /// Counts.
+    #[inline]
+    pub fn add(&self, which: impl FnOnce(&Counters) -> &AtomicU64, count: u64) {
+        self.0.add(which, count);
+    }
 }
 
 /// Totals of the last statistics period and its length.

@@ -791,9 +791,9 @@ impl ClientSession {
     fn build_unnamed(&mut self, lease: &mut ServerLease, definition: Arc<Definition>, is_described: bool) {
         self.evict(lease);
         let stats = &lease.pool().stats;
-        for count in [&stats.client_parses, &stats.server_parses, &stats.binds] {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        stats.add(|stats| &stats.client_parses, 1);
+        stats.add(|stats| &stats.server_parses, 1);
+        stats.add(|stats| &stats.binds, 1);
         let undo = self.statements.set(b"", Some(Arc::clone(&definition)));
         lease.unnamed = Some(definition);
         self.exchange.push(Expect::Parse { visible: true, definition: None, undo });
@@ -918,7 +918,7 @@ impl ClientSession {
         parse: &Parse<'_>,
         definition: Option<Arc<Definition>>,
     ) {
-        lease.pool().stats.client_parses.fetch_add(1, Ordering::Relaxed);
+        lease.pool().stats.add(|stats| &stats.client_parses, 1);
         let Some(definition) = definition else {
             self.parse_taken(lease, parse);
             return;
@@ -985,7 +985,7 @@ impl ClientSession {
             });
             lease.prepared.insert(definition, self.catalog_epoch);
         }
-        lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
+        lease.pool().stats.add(|stats| &stats.server_parses, 1);
     }
 
     /// A Parse for a name that the client has in use: the server is asked to parse the text under the name of a
@@ -1048,7 +1048,7 @@ impl ClientSession {
         }
         let undo = self.statements.set(parse.name, Some(definition));
         self.exchange.push(Expect::ParseByName { added, undo });
-        lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
+        lease.pool().stats.add(|stats| &stats.server_parses, 1);
     }
 
     /// Makes sure that the server has a statement of the client's, under a name that is returned.
@@ -1074,7 +1074,7 @@ impl ClientSession {
         }
         let definition = named.then(|| Arc::clone(definition));
         self.exchange.push(Expect::Parse { visible: false, definition, undo: Undo::Nothing });
-        lease.pool().stats.server_parses.fetch_add(1, Ordering::Relaxed);
+        lease.pool().stats.add(|stats| &stats.server_parses, 1);
     }
 
     /// Answers which portal of which named statement it makes.
@@ -1084,7 +1084,7 @@ impl ClientSession {
         whole: &[u8],
         bind: &Bind<'a>,
     ) -> Option<Bound<'a>> {
-        lease.pool().stats.binds.fetch_add(1, Ordering::Relaxed);
+        lease.pool().stats.add(|stats| &stats.binds, 1);
         let Some(definition) = self.statements.find(bind.statement).map(Arc::clone) else {
             let expect = Expect::Bind(Name::from_slice(bind.statement));
             self.build_unknown(lease, whole, bind.statement, expect);

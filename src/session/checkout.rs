@@ -418,13 +418,13 @@ impl ClientSession {
             other => other,
         };
         let waited = began.elapsed();
-        pool.stats.wait_time.fetch_add(micros(waited), Ordering::Relaxed);
+        pool.stats.add(|stats| &stats.wait_time, micros(waited));
         self.context.histograms.checkout_wait(waited);
         if !matches!(result, Ok(Ok(_))) {
             self.handle().set_activity(Activity::Idle, began);
         }
         if matches!(result, Ok(Err(CheckoutError::Timeout { .. }))) {
-            pool.stats.timeouts.fetch_add(1, Ordering::Relaxed);
+            pool.stats.add(|stats| &stats.timeouts, 1);
         }
         result
     }
@@ -468,7 +468,7 @@ impl ClientSession {
         self.handle().link(Arc::clone(identity));
         identity.lend(self.handle().id, micros(now.saturating_duration_since(lease.opened_at)));
         self.last_server = identity.id;
-        lease.pool().stats.assignments.fetch_add(1, Ordering::Relaxed);
+        lease.pool().stats.add(|stats| &stats.assignments, 1);
     }
 }
 

@@ -343,8 +343,8 @@ impl ClientSession {
     /// Adds the bytes of this client to its database's counters.
     pub(super) fn count_bytes(&mut self, pool: &Pool) {
         let (received, sent) = (self.wire.received, self.wire.sent);
-        pool.stats.received.fetch_add(received - self.counted.0, Ordering::Relaxed);
-        pool.stats.sent.fetch_add(sent - self.counted.1, Ordering::Relaxed);
+        pool.stats.add(|stats| &stats.received, received - self.counted.0);
+        pool.stats.add(|stats| &stats.sent, sent - self.counted.1);
         self.counted = (received, sent);
     }
 }

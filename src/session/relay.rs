@@ -320,8 +320,8 @@ impl ClientSession {
         if let Some((queries, began)) = batch {
             let took = self.answered_at.saturating_duration_since(began);
             let stats = &lease.pool().stats;
-            stats.queries.fetch_add(queries, Ordering::Relaxed);
-            stats.query_time.fetch_add(micros(took), Ordering::Relaxed);
+            stats.add(|stats| &stats.queries, queries);
+            stats.add(|stats| &stats.query_time, micros(took));
             lease.pool().node.statements.fetch_add(queries, Ordering::Relaxed);
             self.context.histograms.query(took);
         }
@@ -357,8 +357,8 @@ impl ClientSession {
     pub(super) async fn transaction_ended(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
         if let Some(began) = self.transaction_began.take() {
             let took = self.answered_at.saturating_duration_since(began);
-            lease.pool().stats.transactions.fetch_add(1, Ordering::Relaxed);
-            lease.pool().stats.transaction_time.fetch_add(micros(took), Ordering::Relaxed);
+            lease.pool().stats.add(|stats| &stats.transactions, 1);
+            lease.pool().stats.add(|stats| &stats.transaction_time, micros(took));
             self.context.histograms.transaction(took);
         }
         self.leading = None;

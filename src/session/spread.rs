@@ -192,7 +192,7 @@ impl ClientSession {
         let took = began.elapsed();
         self.context.histograms.query(took);
         for member in &spread.members {
-            member.lease.pool().stats.queries.fetch_add(plan.queries, Ordering::Relaxed);
+            member.lease.pool().stats.add(|stats| &stats.queries, plan.queries);
         }
         match outcome {
             Outcome::Done(answer) if spread.is_clients => {

@@ -3,7 +3,6 @@
 //! For tests. What this finds is a bug: the connection is closed, the deviation logged and counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 
 use crate::pool::ServerLease;
 
@@ -63,7 +62,7 @@ impl ClientSession {
         if !dirty.is_empty() {
             let left = dirty.join("; ");
             tracing::error!(client = self.handle().id.0, pool = %lease.pool().key, left, "a server connection came back unclean");
-            lease.pool().stats.dirty.fetch_add(1, Ordering::Relaxed);
+            lease.pool().stats.add(|stats| &stats.dirty, 1);
             lease.mark_broken();
         }
         Ok(())
