@@ -302,7 +302,7 @@ async fn pins_end_when_what_they_are_for_is_gone() {
         .pools
         .pools()
         .into_iter()
-        .map(|pool| pool.stats.dirty.load(std::sync::atomic::Ordering::Relaxed));
+        .map(|pool| pool.stats.snapshot().dirty);
     assert_eq!(dirty.sum::<u64>(), 0);
     app.stop().await;
 }
