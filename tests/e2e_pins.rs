@@ -297,12 +297,7 @@ async fn pins_end_when_what_they_are_for_is_gone() {
         until(sql, || app.lent_and_waiting().0 == 0).await;
         assert!(!pinned(), "{sql}");
     }
-    let dirty = app
-        .context
-        .pools
-        .pools()
-        .into_iter()
-        .map(|pool| pool.stats.snapshot().dirty);
+    let dirty = app.context.pools.pools().into_iter().map(|pool| pool.stats.snapshot().dirty);
     assert_eq!(dirty.sum::<u64>(), 0);
     app.stop().await;
 }

@@ -60,10 +60,10 @@ impl Templates {
     /// The two slots in which a text may be known.
     fn slots(&self, text: &[u8]) -> Option<[&Slot; 2]> {
         let head = text.first_chunk::<HEAD_BYTES>().filter(|_| text.len() <= TEXT_BYTES_MAX)?;
-        if head.iter().any(|byte| byte.is_ascii_digit() || *byte == b'\'') {
+        let head = u128::from_le_bytes(*head);
+        if has_less(head ^ of_bytes(b'0'), 10) || has_less(head ^ of_bytes(b'\''), 1) {
             return None;
         }
-        let head = u128::from_le_bytes(*head);
         // Statements on one table begin alike, and are of different lengths.
         let word = (head as u64) ^ ((head >> 64) as u64).rotate_left(23) ^ (text.len() as u64 / 64);
         let place = (word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as usize;
@@ -130,6 +130,17 @@ impl Template {
         }
         rest.strip_prefix(self.text.get(at..)?)
     }
+}
+
+/// This byte, sixteen times.
+const fn of_bytes(byte: u8) -> u128 {
+    u128::from_le_bytes([byte; HEAD_BYTES])
+}
+
+/// Whether one of the bytes is less than `limit`, which is at most 128: what is less borrows from its highest bit.
+#[inline]
+fn has_less(bytes: u128, limit: u8) -> bool {
+    bytes.wrapping_sub(of_bytes(limit)) & !bytes & of_bytes(128) != 0
 }
 
 /// The plain literals of a text, in order.
@@ -315,6 +326,25 @@ mod tests {
             }
         }
         assert!(known > 5_000, "only {known} pairs: this shows little");
+    }
+
+    #[test]
+    fn a_head_with_a_digit_or_a_quote_has_no_slot() {
+        let templates = Templates::new();
+        for byte in 0..=u8::MAX {
+            for place in 0..HEAD_BYTES {
+                for around in [b'a', b'/', b':', b'&', b'(', 0, 255] {
+                    let mut text = [around; HEAD_BYTES + 4];
+                    text[place] = byte;
+                    let has_slot = !(byte.is_ascii_digit() || byte == b'\'');
+                    assert_eq!(
+                        templates.slots(&text).is_some(),
+                        has_slot,
+                        "{byte:#x} at {place} among {around:#x}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
