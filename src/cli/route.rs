@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use crate::catalog::{self, Catalog, Resolved, SearchPath};
-use crate::cluster::{Lsn, TableSet};
+use crate::cluster::TableSet;
 use crate::config::{Consistency, Reads};
 use crate::route::{ClusterView, Freshness, NodeView, SessionView, Target, Work, decide};
 use crate::sql::{LexOptions, Statement, StatementCache};
@@ -151,8 +151,7 @@ impl Explanation {
     }
 
     fn decision(&mut self, work: Work) {
-        let node =
-            NodeView { usable: true, replayed: Lsn(0), in_flight: 0, weight: 1, latency: 0, near: true };
+        let node = NodeView { usable: true, ..NodeView::UNKNOWN };
         let session = SessionView {
             reads: Reads::Replica,
             freshness: Freshness::Any,

@@ -56,9 +56,9 @@ impl Concerned {
             return;
         }
         let now = Instant::now();
-        let holders: Vec<u32> = self.pools_of(from).flat_map(|pool| pool.leave_primary(now)).collect();
+        let holders: Vec<_> = self.pools_of(from).flat_map(|pool| pool.leave_primary(now)).collect();
         for client in self.clients.snapshot() {
-            if holders.contains(&client.id.0) {
+            if holders.contains(&client.id) {
                 client.order(Order::PrimaryChanged);
             }
         }

@@ -1,8 +1,8 @@
 //! Times of queries, transactions and waits, as histograms; the handles are made once.
 //!
 //! The recorder keeps each sample with its time until somebody works it off: too much for several samples a
-//! query. So samples are counted in buckets of our own, and what has come to them since is given to the recorder before it is
-//! read. Counts by bucket are exact; so is the sum.
+//! query. So samples are counted in buckets of our own, and what has come to them since is given to the recorder
+//! before it is read. Counts by bucket are exact; so is the sum.
 
 use std::fmt;
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use deadpool::managed::{self, Metrics, Object, RecycleResult, Timeouts};
 use parking_lot::Mutex;
 
+use crate::clients::ClientId;
 use crate::cluster::{Node, NodeState};
 use crate::config::PoolSettings;
 use crate::server::{ConnectError, ServerConn, ServerInfo, ServerTarget};
@@ -194,8 +195,7 @@ impl Pool {
     fn open_another(self: &Arc<Self>) {
         let mut gate = self.gate.lock();
         if !gate.closed && gate.holds == 0 && gate.total() < gate.size.min(2) {
-            gate.opening += 1;
-            self.open_soon(Duration::ZERO);
+            self.open_soon(&mut gate, Duration::ZERO);
         }
     }
 
@@ -331,8 +331,7 @@ impl Pool {
 
     fn open_for_waiters(self: &Arc<Self>, gate: &mut Gate) {
         for _ in 0..gate.openings_wanted() {
-            gate.opening += 1;
-            self.open_soon(Duration::ZERO);
+            self.open_soon(gate, Duration::ZERO);
         }
     }
 
@@ -341,15 +340,15 @@ impl Pool {
         let minimum = self.settings.load().min_size;
         let mut gate = self.gate.lock();
         while !gate.closed && gate.holds == 0 && gate.total() < minimum.min(gate.size) {
-            gate.opening += 1;
-            self.open_soon(Duration::ZERO);
+            self.open_soon(&mut gate, Duration::ZERO);
         }
     }
 
     /// Opens one connection in the background. Apart from its callers, as [`task::boxed`] says.
     #[cold]
     #[inline(never)]
-    fn open_soon(self: &Arc<Self>, delay: Duration) {
+    fn open_soon(self: &Arc<Self>, gate: &mut Gate, delay: Duration) {
+        gate.opening += 1;
         let pool = Arc::clone(self);
         task::spawn("open server connection", async move { pool.open(delay).await });
     }
@@ -406,8 +405,7 @@ impl Pool {
         if gate.idle + gate.leased > 0 && !matches!(error, CheckoutError::Closed) {
             // Others are alive and will come back; try again for those who wait, but not in a hurry.
             if gate.openings_wanted() > 0 {
-                gate.opening += 1;
-                self.open_soon(REOPEN_DELAY);
+                self.open_soon(&mut gate, REOPEN_DELAY);
             }
             return;
         }
@@ -461,13 +459,13 @@ impl Pool {
     }
 
     /// Its node is no longer the primary: connections from before are closed, the idle ones at once, and who
-    /// waits is sent away. The numbers of the clients who hold connections.
-    pub fn leave_primary(&self, now: Instant) -> Vec<u32> {
+    /// waits is sent away. The clients who hold connections.
+    pub fn leave_primary(&self, now: Instant) -> Vec<ClientId> {
         self.send_away();
         self.renew(now);
         // A session that is not seen below sees that the roles have changed.
         fence(Ordering::SeqCst);
-        self.servers().into_iter().filter_map(|info| info.identity.client()).map(|client| client.0).collect()
+        self.servers().into_iter().filter_map(|info| info.identity.client()).collect()
     }
 
     /// Closes idle connections and opens none while the answer lives: clients wait. For commands that need

@@ -465,12 +465,16 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
                 if parse.name.is_empty() {
                     plan.message_is(PARSE);
                 }
-                let definition = as_before(&parse, statements, lex, reading).unwrap_or_else(|| {
-                    let known = analyzed
-                        .and_then(|analyzed| analyzed.find(bytes, parse.sql))
-                        .or_else(|| text_before(&parse, statements, lex));
-                    define(&parse, known, context, lex, reading, epoch)
-                });
+                let before = text_before(&parse, statements, lex);
+                let definition = match before {
+                    Some(before) if stays(before, &parse, reading) => Arc::clone(before),
+                    _ => {
+                        let known = analyzed
+                            .and_then(|analyzed| analyzed.find(bytes, parse.sql))
+                            .or_else(|| before.map(|one| (Arc::clone(&one.statement), Some(one.exact))));
+                        define(&parse, known, context, lex, reading, epoch)
+                    }
+                };
                 if definition.statement.session.intersects(NAMES_STATEMENTS) {
                     // It cannot be described without the statements that it names.
                     let named = names_in(parse.sql, lex, |name| statements.find(name).is_some());
@@ -624,31 +628,22 @@ pub(super) fn find_out(plan: &mut Plan, bytes: &[u8], given: Given<'_>) -> Resul
     Ok(())
 }
 
-/// An unnamed statement, if it is the one before: many clients send the same ones. Not where a server connection
-/// still has that: it would be taken for the present one there, and may have been parsed before something changed.
-fn as_before(
+/// The unnamed statement of before, if this one has the same text: many clients send the same ones.
+fn text_before<'a>(
     parse: &Parse<'_>,
-    statements: &ClientStatements,
+    statements: &'a ClientStatements,
     lex: LexOptions,
-    reading: &Reading,
-) -> Option<Arc<Definition>> {
+) -> Option<&'a Arc<Definition>> {
     let before = statements.find(b"").filter(|_| parse.name.is_empty())?;
-    let is_same = before.lex == lex
-        && *before.sql == *parse.sql
-        && *before.types == *parse.types
-        && before.reading.is_same(reading.of(parse.sql).0);
-    (is_same && Arc::strong_count(before) == 1).then(|| Arc::clone(before))
+    (before.lex == lex && *before.sql == *parse.sql).then_some(before)
 }
 
-/// What the text of an unnamed statement is, if it is the text of the one before.
-fn text_before(
-    parse: &Parse<'_>,
-    statements: &ClientStatements,
-    lex: LexOptions,
-) -> Option<(Arc<Statement>, Option<Fingerprint>)> {
-    let before = statements.find(b"").filter(|_| parse.name.is_empty())?;
-    (before.lex == lex && *before.sql == *parse.sql)
-        .then(|| (Arc::clone(&before.statement), Some(before.exact)))
+/// Whether that is the same statement, too. Not where a server connection still has it: it would be taken for the
+/// present one there, and may have been parsed before something changed.
+fn stays(before: &Arc<Definition>, parse: &Parse<'_>, reading: &Reading) -> bool {
+    *before.types == *parse.types
+        && before.reading.is_same(reading.of(parse.sql).0)
+        && Arc::strong_count(before) == 1
 }
 
 /// Where `part` lies in `whole`, of which it is a part.

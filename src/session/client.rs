@@ -351,7 +351,6 @@ impl ClientSession {
 
 /// Makes a connection that a client had for itself as good as new, and returns it.
 async fn reset(mut lease: ServerLease) {
-    lease.unnamed = None;
     if lease.simple_query("DISCARD ALL").await.is_ok() {
         lease.prepared.clear();
         lease.settings = Settings::none();

@@ -26,9 +26,7 @@ impl ClientSession {
     /// # Cancel safety
     /// A dropped future leaves the connection unclean, and so closed.
     pub(super) async fn verify(&self, lease: &mut ServerLease) -> Result<(), SessionError> {
-        let unnamed = lease.unnamed.take();
         let rows = lease.simple_query(VERIFY).await?;
-        drop(unnamed);
         let mut dirty = Vec::new();
         let mut settings = BTreeMap::new();
         for row in rows {
