@@ -8,9 +8,11 @@
 //! the logs. A panic ends the task that panicked and nothing else; it is logged and counted.
 
 mod counted;
+mod moment;
 mod scheduling;
 
 pub use counted::PerWorker;
+pub use moment::{AtomicMoment, Moment};
 
 use std::cell::Cell;
 use std::future::Future;

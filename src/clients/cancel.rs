@@ -5,8 +5,10 @@
 //! So either the request finds no link and does nothing, or the session sees the mark when it gives
 //! the connection back, and closes it instead of lending it on: a late signal can hit nobody else.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
+
+use crate::task::{AtomicMoment, Moment};
 
 use super::ClientId;
 
@@ -42,8 +44,9 @@ impl CancelKey {
 pub struct ServerIdentity {
     /// A number of our own, unique in the process.
     pub id: u64,
-    /// Microseconds after it was opened at which it was last lent.
-    lent_micros: AtomicU64,
+    opened: Moment,
+    /// When it was last lent.
+    lent: AtomicMoment,
     /// The client it is lent to, 0 for none.
     client: AtomicU32,
     canceled: AtomicBool,
@@ -62,7 +65,8 @@ impl ServerIdentity {
     pub fn new(host: String, port: u16, pid: i32, secret: Vec<u8>, id: u64) -> Self {
         Self {
             id,
-            lent_micros: AtomicU64::new(0),
+            opened: Moment::now(),
+            lent: AtomicMoment::default(),
             client: AtomicU32::new(0),
             canceled: AtomicBool::new(false),
             port,
@@ -72,10 +76,15 @@ impl ServerIdentity {
         }
     }
 
-    /// A client gets it, so many microseconds after it was opened.
-    pub fn lend(&self, client: ClientId, micros: u64) {
+    /// When it was opened.
+    pub fn opened(&self) -> Moment {
+        self.opened
+    }
+
+    /// A client gets it.
+    pub fn lend(&self, client: ClientId, now: Moment) {
         self.client.store(client.0, Ordering::Relaxed);
-        self.lent_micros.store(micros, Ordering::Relaxed);
+        self.lent.store(now, Ordering::Relaxed);
     }
 
     /// No client has it any longer.
@@ -90,7 +99,7 @@ impl ServerIdentity {
 
     /// How long after it was opened it was last lent.
     pub fn lent_after(&self) -> Duration {
-        Duration::from_micros(self.lent_micros.load(Ordering::Relaxed))
+        Duration::from_micros(self.lent.load(Ordering::Relaxed).micros_since(self.opened))
     }
 
     /// Whether a cancel was sent to it; such a connection is not lent again.

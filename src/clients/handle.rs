@@ -7,6 +7,8 @@ use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use crate::task::{AtomicMoment, Moment};
+
 use super::ClientId;
 use super::cancel::{CancelKey, CancelTarget, ServerIdentity};
 use super::pin::Pin;
@@ -150,8 +152,8 @@ pub struct ClientHandle {
     pub info: ClientInfo,
     epoch: Instant,
     activity: AtomicU8,
-    /// Microseconds after login at which the present request or wait began.
-    since_micros: AtomicU64,
+    /// When the present request or wait began.
+    since: AtomicMoment,
     order: AtomicU8,
     seldom: Mutex<Seldom>,
     /// Which waker is registered.
@@ -184,7 +186,7 @@ impl ClientHandle {
             info,
             epoch: now,
             activity: AtomicU8::new(0),
-            since_micros: AtomicU64::new(0),
+            since: AtomicMoment::new(Moment::of(now)),
             order: AtomicU8::new(0),
             seldom: Mutex::default(),
             registered: AtomicUsize::new(0),
@@ -215,19 +217,25 @@ impl ClientHandle {
         }
     }
 
-    /// Sets what it does now, since `now`.
-    pub fn set_activity(&self, activity: Activity, now: Instant) {
-        let code = match activity {
-            Activity::Idle => 0,
-            Activity::Waiting => 1,
-            Activity::Active => 2,
-        };
-        self.activity.store(code, Ordering::Relaxed);
-        if activity != Activity::Idle {
-            let micros = now.saturating_duration_since(self.epoch).as_micros();
-            self.since_micros.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
-            self.quiet.store(0, Ordering::Relaxed);
-        }
+    /// Its request runs, since `now`.
+    pub fn works(&self, now: Moment) {
+        self.begins(2, now);
+    }
+
+    /// It waits for a server connection, since `now`.
+    pub fn waits(&self, now: Moment) {
+        self.begins(1, now);
+    }
+
+    /// It asks for nothing.
+    pub fn idles(&self) {
+        self.activity.store(0, Ordering::Relaxed);
+    }
+
+    fn begins(&self, activity: u8, now: Moment) {
+        self.activity.store(activity, Ordering::Relaxed);
+        self.since.store(now, Ordering::Relaxed);
+        self.quiet.store(0, Ordering::Relaxed);
     }
 
     /// Whether it has been idle for about a second.
@@ -260,7 +268,7 @@ impl ClientHandle {
 
     /// When the present request or wait began (or the last one, when idle).
     pub fn since(&self) -> Instant {
-        self.epoch + std::time::Duration::from_micros(self.since_micros.load(Ordering::Relaxed))
+        self.since.load(Ordering::Relaxed).instant()
     }
 
     /// When it logged in.
@@ -458,7 +466,7 @@ pub(super) mod tests {
     fn a_wait_ends_when_it_takes_too_long() {
         let (handle, second) = (handle(), Duration::from_secs(1));
         let now = Instant::now();
-        handle.set_activity(Activity::Waiting, now);
+        handle.waits(Moment::of(now));
         handle.begin_wait(Some(now + second));
         handle.sweep(now);
         assert_eq!(handle.wait_end(), None);
@@ -488,19 +496,19 @@ pub(super) mod tests {
         let handle = handle();
         let now = Instant::now();
         let sweep = |times: u8| (0..times).for_each(|_| handle.sweep(now));
-        handle.set_activity(Activity::Active, now);
+        handle.works(Moment::of(now));
         sweep(SWEEPS_OF_LONG_WORK - 1);
         assert!(!handle.works_long());
         sweep(100);
         assert!(handle.works_long() && !handle.rests());
-        handle.set_activity(Activity::Active, now);
+        handle.works(Moment::of(now));
         assert!(!handle.works_long(), "the next request");
-        handle.set_activity(Activity::Idle, now);
+        handle.idles();
         sweep(SWEEPS_TO_REST - 1);
         assert!(!handle.rests());
         sweep(100);
         assert!(handle.rests());
-        handle.set_activity(Activity::Active, now);
+        handle.works(Moment::of(now));
         assert!(!handle.rests());
     }
 

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
 use parking_lot::Mutex;
+
+use crate::task::{AtomicMoment, Moment};
 
 use super::endpoint::Endpoint;
 use super::horizon::WriteHorizon;
@@ -108,9 +110,8 @@ pub struct Node {
     alarm_waker: AtomicWaker,
     /// Position written (primary) or replayed (replica), as of the last probe.
     position: AtomicU64,
-    /// When the probe that read it asked, in microseconds since the first one did.
-    asked_micros: AtomicU64,
-    first_asked: OnceLock<Instant>,
+    /// When the probe that read it asked.
+    asked: AtomicMoment,
     lag_bytes: AtomicU64,
     lag_micros: AtomicU64,
     /// Microseconds to the answer to a probe, at best; zero before the first.
@@ -147,8 +148,7 @@ impl Node {
             alarm: AtomicBool::new(false),
             alarm_waker: AtomicWaker::new(),
             position: AtomicU64::new(0),
-            asked_micros: AtomicU64::new(0),
-            first_asked: OnceLock::new(),
+            asked: AtomicMoment::new(Moment::NEVER),
             lag_bytes: AtomicU64::new(0),
             lag_micros: AtomicU64::new(0),
             latency_micros: AtomicU32::new(0),
@@ -272,17 +272,13 @@ impl Node {
     pub fn set_position(&self, position: Lsn, asked: Instant) {
         // The position first: whoever sees the time sees this position or a later one.
         self.position.store(position.0, Ordering::Release);
-        let first = *self.first_asked.get_or_init(|| asked);
-        let micros = asked.saturating_duration_since(first).as_micros();
-        self.asked_micros.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Release);
+        self.asked.store(Moment::of(asked), Ordering::Release);
     }
 
     /// The position as it holds for a connection that was opened at `opened` and lives: a server that has crashed
     /// in between may show less than it did. `None`: nobody has asked since.
-    pub fn position_since(&self, opened: Instant) -> Option<Lsn> {
-        let first = *self.first_asked.get()?;
-        let asked = Duration::from_micros(self.asked_micros.load(Ordering::Acquire));
-        (first + asked > opened).then(|| self.position())
+    pub fn position_since(&self, opened: Moment) -> Option<Lsn> {
+        (self.asked.load(Ordering::Acquire) > opened).then(|| self.position())
     }
 
     /// Asks the probe of this replica to watch closely until it has replayed `position`.

@@ -1,7 +1,6 @@
 //! What follows from a change of roles: where writes go, and what becomes of those who are still where they went.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::clients::{Order, Registry};
 use crate::cluster::{Change, LeadStatus, Leadership, Lineage, Node};
@@ -33,8 +32,7 @@ impl Concerned {
 
     /// The node's name leads to another server: connections to the one before are drained.
     pub(super) fn moved(&self, node: &Node) {
-        let now = Instant::now();
-        self.pools_of(node).for_each(|pool| pool.renew(now));
+        self.pools_of(node).for_each(|pool| pool.renew());
         self.pools.listeners.close_unless(|listener| listener.node.address != node.address);
     }
 
@@ -55,8 +53,7 @@ impl Concerned {
             // It was believed, and has been seen now.
             return;
         }
-        let now = Instant::now();
-        let holders: Vec<_> = self.pools_of(from).flat_map(|pool| pool.leave_primary(now)).collect();
+        let holders: Vec<_> = self.pools_of(from).flat_map(|pool| pool.leave_primary()).collect();
         for client in self.clients.snapshot() {
             if holders.contains(&client.id) {
                 client.order(Order::PrimaryChanged);

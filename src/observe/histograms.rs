@@ -7,7 +7,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use metrics::{Histogram, Unit, describe_histogram, histogram};
 use parking_lot::Mutex;
@@ -66,8 +65,7 @@ impl Cell {
     }
 
     #[inline]
-    fn record(&self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    fn record(&self, micros: u64) {
         let index = BOUNDS_US.partition_point(|bound| *bound < micros);
         self.samples.add(|samples| at(&samples.counts, index), 1);
         self.samples.add(|samples| at(&samples.sums_us, index), micros);
@@ -143,19 +141,19 @@ impl Histograms {
         }))
     }
 
-    /// A client waited for so long.
-    pub fn checkout_wait(&self, time: Duration) {
-        self.0.checkout_wait.record(time);
+    /// A client waited for so many microseconds.
+    pub fn checkout_wait(&self, micros: u64) {
+        self.0.checkout_wait.record(micros);
     }
 
-    /// A query took so long.
-    pub fn query(&self, time: Duration) {
-        self.0.query.record(time);
+    /// A query took so many microseconds.
+    pub fn query(&self, micros: u64) {
+        self.0.query.record(micros);
     }
 
-    /// A transaction took so long.
-    pub fn transaction(&self, time: Duration) {
-        self.0.transaction.record(time);
+    /// A transaction took so many microseconds.
+    pub fn transaction(&self, micros: u64) {
+        self.0.transaction.record(micros);
     }
 
     /// Empties the buckets into the recorder; called before it is read, and now and then. `work_off` makes
@@ -189,7 +187,7 @@ mod tests {
         let seen = Arc::new(Seen::default());
         let cell = Cell::new(Histogram::from_arc(Arc::clone(&seen)), 1);
         for micros in [0, 250, 251, 499, 61_000_000] {
-            cell.record(Duration::from_micros(micros));
+            cell.record(micros);
         }
         cell.flush(&|| {});
         cell.flush(&|| {});

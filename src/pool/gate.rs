@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::server::ConnectError;
+use crate::task::Moment;
 
 use super::lease::ServerLease;
 use super::manager::{Pool, Stored};
@@ -62,7 +63,7 @@ pub(super) struct Gate<C = Stored> {
     pub(super) homes: Box<[Home<C>]>,
     pub(super) closed: bool,
     /// Connections opened before the last change of the epoch are closed when they come back.
-    pub(super) epoch_started: Option<Instant>,
+    pub(super) epoch_started: Option<Moment>,
     /// Somebody needs the database for himself: nothing is opened, and what comes back is closed.
     pub(super) holds: usize,
 }

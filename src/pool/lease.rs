@@ -3,11 +3,11 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use deadpool::managed::Object;
 
 use crate::server::ServerConn;
+use crate::task::Moment;
 
 use super::manager::{Pool, Stored};
 
@@ -31,11 +31,11 @@ impl ServerLease {
 
     /// Returns the connection if it is clean, closes it otherwise. The oldest waiter gets it at once.
     pub fn checkin(self) {
-        self.checkin_at(Instant::now());
+        self.checkin_at(Moment::now());
     }
 
     /// The same for somebody who has looked at the clock just now.
-    pub fn checkin_at(mut self, now: Instant) {
+    pub fn checkin_at(mut self, now: Moment) {
         if self.is_clean()
             && let Some(mut object) = self.object.take()
         {

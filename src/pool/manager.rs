@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 
 use crate::clients::ClientId;
 use crate::cluster::{Node, NodeState};
-use crate::config::PoolSettings;
+use crate::config::{PoolSettings, micros};
 use crate::server::{ConnectError, ServerConn, ServerInfo, ServerTarget};
 use crate::shard::ShardNumber;
-use crate::task;
+use crate::task::{self, Moment};
 
 use super::gate::{CheckoutError, Gate, Waiter, Waiting};
 use super::lease::ServerLease;
@@ -294,11 +294,11 @@ impl Pool {
     }
 
     /// A clean connection comes back: to the oldest waiter, or into the store.
-    pub(super) fn take_back(self: &Arc<Self>, mut object: Stored, now: Instant) {
+    pub(super) fn take_back(self: &Arc<Self>, mut object: Stored, now: Moment) {
         let home = object.home;
         let mut gate = self.gate.lock();
         let over = gate.total() > gate.size || gate.closed || gate.holds > 0;
-        let outdated = gate.epoch_started.is_some_and(|epoch| object.opened_at < epoch);
+        let outdated = gate.epoch_started.is_some_and(|epoch| object.opened_at <= epoch);
         let retired = object.retire_at.is_some_and(|at| at <= now);
         if over || outdated || retired {
             drop(gate);
@@ -418,16 +418,16 @@ impl Pool {
     }
 
     /// Closes idle connections that are too old, idle for too long, or dead.
-    pub(super) fn reap(&self, now: Instant) {
+    pub(super) fn reap(&self, now: Moment) {
         let settings = self.settings.load();
+        let idle_timeout = micros(settings.idle_timeout);
         let mut gate = self.gate.lock();
         let mut spare = gate.total().saturating_sub(settings.min_size);
         let epoch = gate.epoch_started;
         let closing = gate.remove_idle(|connection| {
             let retired = connection.retire_at.is_some_and(|at| at <= now)
-                || epoch.is_some_and(|epoch| connection.opened_at < epoch);
-            let unused = !settings.idle_timeout.is_zero()
-                && now.saturating_duration_since(connection.idle_since) >= settings.idle_timeout;
+                || epoch.is_some_and(|epoch| connection.opened_at <= epoch);
+            let unused = idle_timeout > 0 && now.micros_since(connection.idle_since) >= idle_timeout;
             let close = retired || !connection.is_alive() || (unused && spare > 0);
             if close {
                 spare = spare.saturating_sub(1);
@@ -445,7 +445,8 @@ impl Pool {
     }
 
     /// Closes idle connections now and the others when they come back; new ones are opened as needed.
-    pub fn renew(&self, now: Instant) {
+    pub fn renew(&self) {
+        let now = Moment::now();
         self.gate.lock().epoch_started = Some(now);
         self.reap(now);
     }
@@ -460,9 +461,9 @@ impl Pool {
 
     /// Its node is no longer the primary: connections from before are closed, the idle ones at once, and who
     /// waits is sent away. The clients who hold connections.
-    pub fn leave_primary(&self, now: Instant) -> Vec<ClientId> {
+    pub fn leave_primary(&self) -> Vec<ClientId> {
         self.send_away();
-        self.renew(now);
+        self.renew();
         // A session that is not seen below sees that the roles have changed.
         fence(Ordering::SeqCst);
         self.servers().into_iter().filter_map(|info| info.identity.client()).collect()
@@ -470,9 +471,9 @@ impl Pool {
 
     /// Closes idle connections and opens none while the answer lives: clients wait. For commands that need
     /// the database for themselves.
-    pub fn hold(self: &Arc<Self>, now: Instant) -> Hold {
+    pub fn hold(self: &Arc<Self>) -> Hold {
         self.gate.lock().holds += 1;
-        self.renew(now);
+        self.renew();
         Hold(Arc::clone(self))
     }
 
@@ -486,7 +487,7 @@ impl Pool {
         for waiter in waiters {
             waiter.ticket.refuse(CheckoutError::Closed);
         }
-        self.renew(Instant::now());
+        self.renew();
     }
 
     /// Where its connections are.

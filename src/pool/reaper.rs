@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::task::Moment;
+
 use super::registry::PoolRegistry;
 
 /// Time between two looks.
@@ -16,7 +18,7 @@ pub async fn run(registry: Arc<PoolRegistry>) {
         ticks.tick().await;
         let now = Instant::now();
         for pool in registry.pools() {
-            pool.reap(now);
+            pool.reap(Moment::of(now));
             pool.open_to_minimum();
         }
         registry.roll_averages(now);

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Waker};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use crate::net::Wire;
 use crate::protocol::TransactionStatus;
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
-use crate::task;
+use crate::task::{self, Moment};
 
 use super::prepared::{Definition, PreparedSet};
 use super::settings::Settings;
@@ -93,11 +93,11 @@ pub struct ServerConn {
     /// Transaction status after the last ReadyForQuery.
     pub status: TransactionStatus,
     /// When it was opened.
-    pub opened_at: Instant,
+    pub opened_at: Moment,
     /// Closed at this age when idle; jittered.
-    pub retire_at: Option<Instant>,
+    pub retire_at: Option<Moment>,
     /// When it came back to the pool.
-    pub idle_since: Instant,
+    pub idle_since: Moment,
     owes_replies: bool,
     broken: bool,
     /// The worker it belongs to in its pool.
@@ -108,10 +108,11 @@ pub struct ServerConn {
 
 impl ServerConn {
     /// A connection whose login has just ended: idle and clean.
-    pub fn new(wire: Wire, info: ServerInfo, parameters: Parameters, now: Instant) -> Self {
+    pub fn new(wire: Wire, info: ServerInfo, parameters: Parameters) -> Self {
         Self {
             wire,
             identity: Arc::clone(&info.identity),
+            opened_at: info.identity.opened(),
             info: Arc::new(info),
             parameters,
             settings: Settings::none(),
@@ -122,9 +123,8 @@ impl ServerConn {
             reads_committed: None,
             notifications: BytesMut::new(),
             status: TransactionStatus::Idle,
-            opened_at: now,
             retire_at: None,
-            idle_since: now,
+            idle_since: Moment::now(),
             owes_replies: false,
             broken: false,
             home: task::home(),

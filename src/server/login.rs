@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -192,7 +192,7 @@ async fn open(target: &ServerTarget) -> Result<ServerConn, LoginError> {
     let at = if target.address.is_name() && !remote.0.is_empty() { &remote.0 } else { host };
     let identity = ServerIdentity::new(at.clone(), *port, pid, secret, next_id());
     let info = ServerInfo::new(Arc::new(identity), local, remote, tls);
-    Ok(ServerConn::new(wire, info, parameters, Instant::now()))
+    Ok(ServerConn::new(wire, info, parameters))
 }
 
 /// The number of the next server connection.

@@ -5,7 +5,6 @@
 //! it, and nothing else follows from it. Time in the transaction (`now()`) begins with its first statement.
 
 use std::borrow::Cow;
-use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -15,6 +14,7 @@ use crate::protocol::frame::HEADER_LEN;
 use crate::protocol::{TransactionStatus, backend, frontend};
 use crate::route::Work;
 use crate::sql::{Effect, TransactionControl};
+use crate::task::Moment;
 
 use super::batch::{Batch, BatchEnd, Plan, is_ascii, is_one_query};
 use super::client::ClientSession;
@@ -92,7 +92,7 @@ impl ClientSession {
         let may_lead = self.begin_may_lead(plan);
         let reads_committed = self.begin_reads_committed(plan.control);
         self.begun = Some(Begun { message, work: plan.work, may_lead, reads_committed });
-        self.transaction_began.get_or_insert_with(Instant::now);
+        self.transaction_began.get_or_insert_with(Moment::now);
         self.answer(tag, TransactionStatus::InTransaction);
         true
     }

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use crate::catalog::Resolved;
-use crate::clients::{Activity, Order, WaitEnd};
+use crate::clients::{Order, WaitEnd};
 use crate::cluster::{Cluster, Lead, LeadStatus, Lsn};
 use crate::config::{Consistency, PoolMode, micros};
 use crate::pool::{CheckoutError, Pool, ServerLease};
 use crate::protocol::ErrorResponse;
 use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
 use crate::sql::HintRole;
+use crate::task::Moment;
 
 use super::batch::Plan;
 use super::begin::Begun;
@@ -35,7 +36,7 @@ impl ClientSession {
         &mut self,
         work: Work,
         needs: Needs<'_>,
-        began: Instant,
+        began: Moment,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let way = self.route(work, needs);
         self.checkout_from(way, work, needs, began).await
@@ -47,7 +48,7 @@ impl ClientSession {
         mut way: Way,
         work: Work,
         needs: Needs<'_>,
-        began: Instant,
+        began: Moment,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         loop {
             let patience = Some(self.database.settings.routing.failover_wait);
@@ -63,7 +64,7 @@ impl ClientSession {
     }
 
     /// As [`Self::checkout_from`] where there is nothing to wait for: what most batches get, and get for less.
-    pub(super) fn checkout_idle(&mut self, (route, freshness): Way, began: Instant) -> Option<ServerLease> {
+    pub(super) fn checkout_idle(&mut self, (route, freshness): Way, began: Moment) -> Option<ServerLease> {
         let index = match route.target {
             Target::Primary => {
                 let lead = self.lead();
@@ -87,7 +88,7 @@ impl ClientSession {
     }
 
     /// Others see from here on that the client has this connection. `None`: it leads to a primary of before.
-    fn keep(&mut self, lease: ServerLease, began: Instant) -> Option<ServerLease> {
+    fn keep(&mut self, lease: ServerLease, began: Moment) -> Option<ServerLease> {
         self.link(&lease, began);
         if self.target == Target::Primary {
             // Whoever changes roles looks for those who are linked: after that, not before, it is certain to see us.
@@ -108,7 +109,7 @@ impl ClientSession {
         work: Work,
         plan: &Plan,
         leading: Option<&Begun>,
-        began: Instant,
+        began: Moment,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let needs = Needs::Tables(&plan.resolved);
         let Some(begun) = leading else {
@@ -139,7 +140,7 @@ impl ClientSession {
         &mut self,
         work: Work,
         needs: Needs<'_>,
-        began: Instant,
+        began: Moment,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let patience = self.database.settings.routing.failover_wait;
         let way = self.route(work, needs);
@@ -154,7 +155,7 @@ impl ClientSession {
         work: Work,
         needs: Needs<'_>,
         patience: Option<Duration>,
-        began: Instant,
+        began: Moment,
     ) -> Result<Result<ServerLease, ErrorResponse>, SessionError> {
         let mut failures = 0;
         loop {
@@ -325,7 +326,7 @@ impl ClientSession {
     /// Dropping the future leaves nothing but an entry in a list that the next change empties.
     async fn wait_for_primary(
         &mut self,
-        began: Instant,
+        began: Moment,
         patience: Option<Duration>,
     ) -> Result<Option<ErrorResponse>, SessionError> {
         let leadership = Arc::clone(&self.database.cluster.leadership);
@@ -341,8 +342,7 @@ impl ClientSession {
             return Ok(Some(no_primary(&self.database.name, lead.status, began.elapsed())));
         }
         let client = self.handle().id.0;
-        let now = Instant::now();
-        self.handle().set_activity(Activity::Waiting, now);
+        self.handle().waits(Moment::now());
         self.handle().begin_wait(None);
         let mut timer = pin!(tokio::time::sleep(left.min(RELOAD_PERIOD)));
         let result = poll_fn(|cx| {
@@ -354,7 +354,7 @@ impl ClientSession {
         .await;
         leadership.stop_waiting(client);
         let end = self.handle().end_wait();
-        self.handle().set_activity(Activity::Idle, now);
+        self.handle().idles();
         match result {
             Ok(()) if end.is_some() => Ok(Some(checkout_response(&CheckoutError::Canceled, 0))),
             Ok(()) => {
@@ -394,7 +394,7 @@ impl ClientSession {
         others: &[Arc<Pool>],
     ) -> Result<Result<ServerLease, CheckoutError>, SessionError> {
         let began = Instant::now();
-        self.handle().set_activity(Activity::Waiting, began);
+        self.handle().waits(Moment::of(began));
         // Not by a timer of our own: with more clients than connections each statement comes here.
         self.handle().begin_wait(began.checked_add(pool.settings().checkout_timeout));
         let mut waiting = pin!(pool.enqueue(others, began));
@@ -417,11 +417,11 @@ impl ClientSession {
             }
             other => other,
         };
-        let waited = began.elapsed();
-        pool.stats.add(|stats| &stats.wait_time, micros(waited));
+        let waited = micros(began.elapsed());
+        pool.stats.add(|stats| &stats.wait_time, waited);
         self.context.histograms.checkout_wait(waited);
         if !matches!(result, Ok(Ok(_))) {
-            self.handle().set_activity(Activity::Idle, began);
+            self.handle().idles();
         }
         if matches!(result, Ok(Err(CheckoutError::Timeout { .. }))) {
             pool.stats.add(|stats| &stats.timeouts, 1);
@@ -463,10 +463,10 @@ impl ClientSession {
     }
 
     /// Tells everybody who looks that this client has this server connection.
-    fn link(&mut self, lease: &ServerLease, now: Instant) {
+    fn link(&mut self, lease: &ServerLease, now: Moment) {
         let identity = lease.identity();
         self.handle().link(Arc::clone(identity));
-        identity.lend(self.handle().id, micros(now.saturating_duration_since(lease.opened_at)));
+        identity.lend(self.handle().id, now);
         self.last_server = identity.id;
         lease.pool().stats.add(|stats| &stats.assignments, 1);
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::clients::{Activity, ClientGuard, ClientHandle, Order};
+use crate::clients::{ClientGuard, ClientHandle, Order};
 use crate::config::{Consistency, PoolMode};
 use crate::net::{self, Wire};
 use crate::pool::{DatabaseEntry, Pool, ServerLease, Topology};
@@ -18,7 +18,7 @@ use crate::protocol::{ErrorResponse, TransactionStatus, backend};
 use crate::route::{Reason, Target};
 use crate::server::Settings;
 use crate::sql::{Fingerprint, LexOptions, SessionEffects, SetCommand};
-use crate::task;
+use crate::task::{self, Moment};
 
 use super::batch::{Batch, BatchEnd};
 use super::begin::Begun;
@@ -145,9 +145,9 @@ pub(super) struct ClientSession {
     /// Something in the present transaction may have called `nextval`.
     pub(super) sequenced: bool,
     pub(super) turn: u32,
-    pub(super) transaction_began: Option<Instant>,
+    pub(super) transaction_began: Option<Moment>,
     /// When the server last owed nothing any more.
-    pub(super) answered_at: Instant,
+    pub(super) answered_at: Moment,
     /// Bytes counted already.
     pub(super) counted: (u64, u64),
 }
@@ -299,7 +299,7 @@ impl ClientSession {
         let transaction = self
             .transaction_began
             .filter(|_| !whole.is_zero())
-            .map(|began| (began + whole, Order::TransactionTimeout));
+            .map(|began| (began.instant() + whole, Order::TransactionTimeout));
         let earliest = own.into_iter().chain(transaction).min_by_key(|(at, _)| *at);
         if let Some((at, order)) = earliest {
             self.handle().set_deadline(order, at);
@@ -336,7 +336,7 @@ impl ClientSession {
         {
             let _ = tokio::time::timeout(RESET_TIMEOUT, reset(lease)).await;
         }
-        self.handle().set_activity(Activity::Idle, Instant::now());
+        self.handle().idles();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.wire.shutdown()).await;
     }
 

@@ -8,7 +8,6 @@
 //! once more after that (`retry.rs`), with connections to the template closed again.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::cluster::Node;
 use crate::pool::{DatabaseEntry, Hold, Pool, Topology};
@@ -107,16 +106,15 @@ impl ClientSession {
 }
 
 fn leave(context: &SessionContext, topology: &Topology, own: &Arc<Pool>, database: &str) -> Left {
-    let now = Instant::now();
     context.pools.listeners.close_unused(database);
     let (mut holds, mut own_pool) = (Vec::new(), None);
     for pool in context.pools.pools().into_iter().filter(|pool| pool.target().database == database) {
         if Arc::ptr_eq(&pool, own) {
             // The command itself needs a connection: PostgreSQL does not count that, or says why it may not.
-            pool.renew(now);
+            pool.renew();
             own_pool = Some(pool);
         } else {
-            holds.push(pool.hold(now));
+            holds.push(pool.hold());
         }
     }
     let is_it = |entry: &Arc<DatabaseEntry>| {
@@ -138,7 +136,7 @@ impl Left {
     /// The command has its connection: its pool opens no more of them, to keep `pool.min_size` or for others.
     pub(super) fn command_begins(&mut self) {
         if let Some(own) = self.own.take() {
-            self.holds.push(own.hold(Instant::now()));
+            self.holds.push(own.hold());
         }
     }
 

@@ -20,7 +20,7 @@ use crate::protocol::{ErrorResponse, FrontendTag, SqlState, TransactionStatus, b
 use crate::route::{Reason, Target, Work};
 use crate::server::Settings;
 use crate::sql::{Effect, LexOptions, SessionEffects};
-use crate::task;
+use crate::task::{self, Moment};
 
 use super::checkout::Needs;
 use super::client::ClientSession;
@@ -484,7 +484,7 @@ fn new_session(context: &Arc<SessionContext>, wire: Wire, login: Login) -> Clien
         changes_catalog: false,
         sequenced: false,
         transaction_began: None,
-        answered_at: Instant::now(),
+        answered_at: Moment::now(),
         counted: (0, 0),
     }
 }
@@ -583,13 +583,13 @@ async fn checkout_anywhere(session: &mut ClientSession) -> Result<crate::pool::S
     let patience = (!has_replicas).then_some(session.database.settings.routing.failover_wait);
     let way = session.route(write, Needs::Nothing);
     let first =
-        session.checkout_within(way, write, Needs::Nothing, patience, Instant::now()).await.map_err(gone)?;
+        session.checkout_within(way, write, Needs::Nothing, patience, Moment::now()).await.map_err(gone)?;
     match first {
         Ok(lease) => Ok(lease),
         Err(response) if response.code == SqlState::CANNOT_CONNECT_NOW && has_replicas => {
             let read = Work { effect: Effect::Read, ..Work::NONE };
             session
-                .checkout_uncounted(read, Needs::Nothing, Instant::now())
+                .checkout_uncounted(read, Needs::Nothing, Moment::now())
                 .await
                 .map_err(gone)?
                 .map_err(Refusal::Told)

@@ -9,14 +9,13 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
 use crate::catalog::{SearchPath, Snapshot};
-use crate::clients::{Activity, Order, ServerIdentity};
+use crate::clients::{Order, ServerIdentity};
 use crate::cluster::TableSet;
-use crate::config::{PoolMode, micros};
+use crate::config::PoolMode;
 use crate::net::Wire;
 use crate::pool::{Facts, ServerLease};
 use crate::protocol::frame::{HEADER_LEN, SERVER_FRAME_LIMIT};
@@ -27,7 +26,7 @@ use crate::protocol::{
 use crate::route::{Reason, Target};
 use crate::server::{ServerConn, row_shape, send_cancel};
 use crate::sql::{Effect, SessionEffects};
-use crate::task;
+use crate::task::{self, Moment};
 
 use super::batch::{self, Batch, BatchEnd, Given, Plan};
 use super::client::ClientSession;
@@ -136,7 +135,7 @@ impl ClientSession {
         let leads =
             begun.as_ref().is_some_and(|b| b.may_lead != Some(false)) && self.batch_may_lead(batch, &plan);
         let mut left = self.leave_databases(&plan.rare().databases);
-        let began = Instant::now();
+        let began = Moment::now();
         let mut lease = match self.lease.take() {
             Some(lease) => {
                 let held = if lease.status == TransactionStatus::Idle {
@@ -172,10 +171,8 @@ impl ClientSession {
         {
             return self.settings_failed_early(lease, batch, error);
         }
-        self.handle().set_activity(Activity::Active, began);
-        if self.transaction_began.is_none() {
-            self.transaction_began = Some(began);
-        }
+        self.handle().works(began);
+        self.transaction_began.get_or_insert(began);
         self.arm(self.topology.config.timeouts.query, Order::QueryTimeout);
         if let Some(error) = refusal.or_else(|| self.forbids(&plan, lease.pool())) {
             self.fail_batch(&mut lease, batch, error);
@@ -292,7 +289,7 @@ impl ClientSession {
     async fn exchange_for(
         &mut self,
         mut lease: ServerLease,
-        batch: Option<(u64, Instant)>,
+        batch: Option<(u64, Moment)>,
     ) -> Result<(), SessionError> {
         lease.begin_exchange();
         self.saw_error = false;
@@ -316,12 +313,12 @@ impl ClientSession {
             }
             lease.begin_exchange();
         }
-        self.answered_at = Instant::now();
+        self.answered_at = Moment::now();
         if let Some((queries, began)) = batch {
-            let took = self.answered_at.saturating_duration_since(began);
+            let took = self.answered_at.micros_since(began);
             let stats = &lease.pool().stats;
             stats.add(|stats| &stats.queries, queries);
-            stats.add(|stats| &stats.query_time, micros(took));
+            stats.add(|stats| &stats.query_time, took);
             lease.pool().node.statements.fetch_add(queries, Ordering::Relaxed);
             self.context.histograms.query(took);
         }
@@ -356,9 +353,9 @@ impl ClientSession {
     /// The server is idle: counts, looks at what was left behind, and lets the connection go if it may.
     pub(super) async fn transaction_ended(&mut self, mut lease: ServerLease) -> Result<(), SessionError> {
         if let Some(began) = self.transaction_began.take() {
-            let took = self.answered_at.saturating_duration_since(began);
+            let took = self.answered_at.micros_since(began);
             lease.pool().stats.add(|stats| &stats.transactions, 1);
-            lease.pool().stats.add(|stats| &stats.transaction_time, micros(took));
+            lease.pool().stats.add(|stats| &stats.transaction_time, took);
             self.context.histograms.transaction(took);
         }
         self.leading = None;
@@ -394,7 +391,7 @@ impl ClientSession {
         }
         self.handle().unlink();
         lease.checkin_at(self.answered_at);
-        self.handle().set_activity(Activity::Idle, self.handle().epoch());
+        self.handle().idles();
         Ok(())
     }
 

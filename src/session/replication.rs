@@ -12,11 +12,11 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Buf;
 
-use crate::clients::{Activity, ClientGuard, Order, Replication};
+use crate::clients::{ClientGuard, Order, Replication};
 use crate::config::Database;
 use crate::net::Wire;
 use crate::pool::{CheckoutError, DatabaseEntry, ReplicationPlace, ReplicationServer, Topology};
@@ -25,6 +25,7 @@ use crate::protocol::startup::StartupMessage;
 use crate::protocol::{BackendTag, ErrorResponse, FrontendTag, SqlState, TransactionStatus, backend};
 use crate::server::{ConnectError, ServerConn};
 use crate::sql::{Effect, LexOptions, StatementCache};
+use crate::task::Moment;
 
 use super::context::SessionContext;
 use super::error::{SessionError, checkout_response};
@@ -265,7 +266,7 @@ async fn connect(
         other => checkout_response(&CheckoutError::Connect(Arc::new(other)), limit),
     })?;
     let info = &server.info;
-    info.identity.lend(guard.handle().id, 0);
+    info.identity.lend(guard.handle().id, Moment::now());
     guard.handle().info.application_name.clone_into(&mut info.application_name.lock());
     place.opened(ReplicationServer {
         database: database.name.clone(),
@@ -282,7 +283,7 @@ impl ReplicationSession {
     /// # Cancel safety
     /// Dropped at any await, it closes both connections.
     pub(super) async fn run(mut self) {
-        self.guard.handle().set_activity(Activity::Active, Instant::now());
+        self.guard.handle().works(Moment::now());
         if let Some(written) = &mut self.written {
             // Sent along with the login.
             written.sent(&self.client.inbox);

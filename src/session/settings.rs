@@ -153,7 +153,7 @@ impl ClientSession {
         self.listening.abandon();
         self.handle().clear_deadline();
         self.handle().unlink();
-        self.handle().set_activity(crate::clients::Activity::Idle, std::time::Instant::now());
+        self.handle().idles();
     }
 
     /// Whether the batch sets what the client has set already, so that no server need be asked: django-tenants

@@ -13,12 +13,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
-use crate::clients::{Activity, Order, ServerIdentity};
+use crate::clients::{Order, ServerIdentity};
 use crate::cluster::TableSet;
 use crate::pool::{DatabaseEntry, ServerLease};
 use crate::protocol::{
@@ -28,6 +27,7 @@ use crate::route::{Target, Work};
 use crate::server::{Answer, QueryError};
 use crate::shard::{ShardNumber, key_columns, wrong_columns};
 use crate::sql::{Effect, Fill, Refusal, SessionEffects, Split, TransactionControl};
+use crate::task::Moment;
 
 use super::batch::{Batch, BatchEnd, Plan};
 use super::checkout::Needs;
@@ -105,7 +105,7 @@ impl ClientSession {
         mut batch: Batch,
         placement: Placement,
     ) -> Result<(), SessionError> {
-        let began = Instant::now();
+        let began = Moment::now();
         self.reading.refresh(&self.settings);
         let bytes = self.wire.inbox.get(..batch.len).unwrap_or_default();
         let mut plan = Plan::of(bytes, self.given(None))?;
@@ -122,7 +122,7 @@ impl ClientSession {
             self.refuse(batch, &refused(&what));
             return Ok(());
         }
-        self.handle().set_activity(Activity::Active, began);
+        self.handle().works(began);
         self.transaction_began.get_or_insert(began);
         let mut spread = match self.sharded.as_deref_mut().and_then(|sharded| sharded.spread.take()) {
             Some(spread) => spread,
@@ -189,8 +189,7 @@ impl ClientSession {
             }
             other => other,
         };
-        let took = began.elapsed();
-        self.context.histograms.query(took);
+        self.context.histograms.query(Moment::now().micros_since(began));
         for member in &spread.members {
             member.lease.pool().stats.add(|stats| &stats.queries, plan.queries);
         }
@@ -302,7 +301,7 @@ impl ClientSession {
             self.statements.set(b"", None);
         }
         self.consume(batch);
-        self.answered_at = Instant::now();
+        self.answered_at = Moment::now();
     }
 
     /// The client is told of settings that a server has reported.
@@ -314,7 +313,7 @@ impl ClientSession {
     /// Server connections on all shards, each in a transaction that began as the client's did.
     async fn spread_out(
         &mut self,
-        began: Instant,
+        began: Moment,
         is_own: bool,
         wraps: bool,
     ) -> Result<Result<Box<Spread>, ErrorResponse>, SessionError> {
