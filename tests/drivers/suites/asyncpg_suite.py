@@ -16,9 +16,11 @@ class Variant:
     def versions(self):
         return f"asyncpg {VERSION}"
 
+    def prepared(self):
+        return tools.environment("python"), tools.tests_alone(tools.source("asyncpg", VERSION))
+
     def run(self, target, selection, log):
-        python = tools.environment("python")
-        tests = tools.tests_alone(tools.source("asyncpg", VERSION))
+        python, tests = self.prepared()
         target.servers.fresh_databases("asyncpg")
         target.servers.drop_roles()
         environ = target.environment("asyncpg", PYTHONPATH=str(tools.HERE), PYTHONHASHSEED="0")

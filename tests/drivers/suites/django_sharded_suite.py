@@ -36,6 +36,9 @@ class Variant:
     def versions(self):
         return f"Django {LTS}"
 
+    def prepared(self):
+        return tools.environment("python")
+
     def compared(self, options, logs):
         """Runs all; what is not there directly must have passed."""
         through = outcomes.Run()
@@ -81,11 +84,11 @@ class Variant:
 
     def tests(self, port, shards, log, *arguments):
         environ = {**self.environment(port, shards), "TEST_RUNNER": "recorder.DjangoRunner"}
-        command = [tools.environment("python"), "manage.py", "test", "--noinput", "--keepdb", *arguments]
+        command = [self.prepared(), "manage.py", "test", "--noinput", "--keepdb", *arguments]
         return tools.recorded(command, PROJECT, environ, log, 300)
 
     def manage(self, port, *arguments):
-        command = [tools.environment("python"), "manage.py", *arguments]
+        command = [self.prepared(), "manage.py", *arguments]
         done = subprocess.run(
             command, cwd=PROJECT, env=self.environment(port, []), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=120,

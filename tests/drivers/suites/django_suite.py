@@ -40,12 +40,15 @@ class Variant:
     def versions(self):
         return f"Django {self.version}"
 
-    def run(self, target, selection, log):
+    def prepared(self):
         if self.version == LTS:
             python = tools.environment("python")
         else:
             python = tools.environment("django-newest", tools.newer_python((3, 12)))
-        tests = tools.source("Django", self.version) / "tests"
+        return python, tools.source("Django", self.version) / "tests"
+
+    def run(self, target, selection, log):
+        python, tests = self.prepared()
         target.servers.fresh_databases("django", "django_other")
         path = [str(tools.HERE)]
         if self.driver == "psycopg2":

@@ -24,8 +24,11 @@ class Variant:
     def versions(self):
         return f"node {subprocess.check_output(['node', '--version'], text=True).strip().lstrip('v')}"
 
+    def prepared(self):
+        return installed()
+
     def run(self, target, selection, log):
-        modules = installed()
+        modules = self.prepared()
         target.servers.fresh_databases("node")
         begun = time.monotonic()
         command = ["node", "--test", "--test-reporter=tap", "--test-timeout=60000", modules / self.file]

@@ -14,9 +14,11 @@ class Variant:
     def versions(self):
         return f"psycopg2 {VERSION}"
 
+    def prepared(self):
+        return tools.environment("python"), tools.tests_alone(tools.source("psycopg2", VERSION))
+
     def run(self, target, selection, log):
-        python = tools.environment("python")
-        tests = tools.tests_alone(tools.source("psycopg2", VERSION))
+        python, tests = self.prepared()
         target.servers.fresh_databases("psycopg2_test")
         target.servers.psql("CREATE EXTENSION hstore", "psycopg2_test")
         target.servers.catch_up()

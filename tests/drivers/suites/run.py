@@ -102,6 +102,7 @@ def main():
     parser.add_argument("--selection", default="all", help="all, database, ci, or what the suite's own runner can select by")
     parser.add_argument("--variant", action="append", help="only these variants of a suite; may have wildcards")
     parser.add_argument("--list", action="store_true", help="name the variants and end")
+    parser.add_argument("--prepare", action="store_true", help="install what they need and end")
     parser.add_argument("--rotate", action="store_true", help="each transaction on another server connection, checked when it returns")
     parser.add_argument("--primary-only", action="store_true", help="pgweir knows no replicas")
     parser.add_argument("--until-write", action="store_true", help="transactions begin on replicas (routing.transactions)")
@@ -124,6 +125,11 @@ def main():
         parser.error("there is no such variant; --list names them")
     if options.list:
         say("\n".join(map(str, chosen)))
+        return
+    if options.prepare:
+        for variant in chosen:
+            if prepared := getattr(variant, "prepared", None):
+                prepared()
         return
     shared = [variant for variant in chosen if not getattr(variant, "has_own_servers", False)]
     with servers.cluster() if shared else contextlib.nullcontext() as cluster:

@@ -1,12 +1,15 @@
 """tokio-postgres and sqlx: exercises of ours, in a package of their own."""
 
+import os
 import re
+import subprocess
 import time
 
 import outcomes
 import tools
 
 SOURCE = tools.HERE.parent / "rust"
+ENVIRON = {"CARGO_TARGET_DIR": str(tools.CACHE / "rust"), "CARGO_INCREMENTAL": "0"}
 LINE = re.compile(r"^test (\S+) \.\.\. (ok|FAILED|ignored)", re.M)
 
 
@@ -23,9 +26,14 @@ class Variant:
         version = re.search(rf'name = "{self.name}"\nversion = "([^"]+)"', lock)
         return f"{self.name} {version[1]}"
 
+    def prepared(self):
+        return subprocess.run([*self.cargo(), "--quiet", "--no-run"], cwd=SOURCE, env=os.environ | ENVIRON, check=True)
+
+    def cargo(self):
+        return ["cargo", "test", "--locked", "--manifest-path", SOURCE / "Cargo.toml", "--test", self.test]
+
     def run(self, target, _selection, log):
-        environ = {"CARGO_TARGET_DIR": str(tools.CACHE / "rust"), "CARGO_INCREMENTAL": "0"}
-        cargo = ["cargo", "test", "--locked", "--manifest-path", SOURCE / "Cargo.toml", "--test", self.test]
+        environ, cargo = ENVIRON, self.cargo()
         with open(log, "w") as out:
             built = tools.bounded([*cargo, "--no-run"], SOURCE, target.environment("rust", **environ), out, 1200)
         run = outcomes.Run()

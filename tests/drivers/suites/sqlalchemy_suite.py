@@ -22,9 +22,12 @@ class Variant:
     def versions(self):
         return f"SQLAlchemy {VERSION}"
 
+    def prepared(self):
+        source = tools.source("SQLAlchemy", VERSION)
+        return tools.environment("python"), tools.tests_alone(source, "test", "setup.cfg", "pyproject.toml")
+
     def run(self, target, selection, log):
-        python = tools.environment("python")
-        tests = tools.tests_alone(tools.source("SQLAlchemy", VERSION), "test", "setup.cfg", "pyproject.toml")
+        python, tests = self.prepared()
         # Its conftest.py looks for the package beside the tests.
         packages = next((python.parents[1] / "lib").glob("python3*/site-packages"))
         if not (tests / "lib").exists():
