@@ -284,6 +284,7 @@ impl ServerConn {
 
     async fn ask_for_answer(&mut self, request: &[u8], may_copy: bool) -> Result<Answer, QueryError> {
         self.begin_exchange();
+        self.unnamed = None;
         self.wire.outbox.extend_from_slice(request);
         let mut answer = Answer::default();
         self.hear(|tag, message| {

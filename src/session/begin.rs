@@ -133,6 +133,7 @@ impl ClientSession {
             self.sync_settings(lease, false);
             lease.wire.outbox.extend_from_slice(&begun.message);
             self.exchange.push(Expect::OwnQuery);
+            lease.unnamed = None;
         } else {
             self.sync_settings_now(lease).await?;
             lease.simple_query(&begun.text()).await?;
@@ -140,7 +141,6 @@ impl ClientSession {
                 self.repeat_on(lease).await?;
             }
         }
-        lease.unnamed = None;
         // It was understood: it cannot fail.
         lease.status = TransactionStatus::InTransaction;
         Ok(())

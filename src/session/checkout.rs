@@ -494,7 +494,6 @@ pub(super) async fn is_fresh(lease: &mut ServerLease, freshness: Freshness) -> b
     let Freshness::At(needed) = freshness else { return false };
     // NULL when it is no standby any more.
     let answer = lease.simple_query("SELECT pg_catalog.pg_last_wal_replay_lsn()").await;
-    lease.unnamed = None;
     let position = answer.ok().and_then(|rows| rows.into_iter().next()?.into_iter().next()??.parse().ok());
     position.is_some_and(|position: Lsn| position >= needed)
 }

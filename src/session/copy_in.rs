@@ -99,7 +99,6 @@ impl ClientSession {
             let Some(lease) = spread.lease(target) else { continue };
             let identity = Arc::clone(lease.identity());
             self.handle().link(Arc::clone(&identity));
-            lease.unnamed = None;
             let answer = self.drive(&identity, lease.begin_copy(&request)).await?;
             if answer.copies {
                 if target + 1 == spread.count() {

@@ -223,7 +223,6 @@ pub(super) async fn reads_committed(lease: &mut ServerLease) -> bool {
     if lease.reads_committed.is_none() {
         // Not what it is set to now, which may be of another client.
         let sql = format!("SELECT reset_val FROM pg_catalog.pg_settings WHERE name = '{ISOLATION}'");
-        lease.unnamed = None;
         let Ok(rows) = lease.simple_query(&sql).await else { return false };
         let value = rows.into_iter().next().and_then(|row| row.into_iter().next()?);
         lease.reads_committed = value.map(|value| is_read_committed(&value));

@@ -548,7 +548,6 @@ async fn ask_server(session: &mut ClientSession, only_if_free: bool) -> Result<O
     lease.begin_exchange();
     lease.end_exchange();
     if let Some(sql) = lease.settings.difference(&session.startup) {
-        lease.unnamed = None;
         if let Err(error) = lease.simple_query(&sql).await {
             lease.mark_broken();
             return Err(match error {

@@ -546,7 +546,6 @@ impl ClientSession {
     ) -> Result<Answer, SessionError> {
         let identity = Arc::clone(lease.identity());
         self.handle().link(Arc::clone(&identity));
-        lease.unnamed = None;
         self.drive(&identity, lease.converse(request)).await
     }
 
