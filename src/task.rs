@@ -12,7 +12,7 @@ mod moment;
 mod scheduling;
 
 pub use counted::PerWorker;
-pub use moment::{AtomicMoment, Moment};
+pub use moment::{AtomicMoment, Moment, micros};
 
 use std::cell::Cell;
 use std::future::Future;

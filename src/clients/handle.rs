@@ -219,21 +219,21 @@ impl ClientHandle {
 
     /// Its request runs, since `now`.
     pub fn works(&self, now: Moment) {
-        self.begins(2, now);
+        self.begins(Activity::Active, now);
     }
 
     /// It waits for a server connection, since `now`.
     pub fn waits(&self, now: Moment) {
-        self.begins(1, now);
+        self.begins(Activity::Waiting, now);
     }
 
     /// It asks for nothing.
     pub fn idles(&self) {
-        self.activity.store(0, Ordering::Relaxed);
+        self.activity.store(Activity::Idle as u8, Ordering::Relaxed);
     }
 
-    fn begins(&self, activity: u8, now: Moment) {
-        self.activity.store(activity, Ordering::Relaxed);
+    fn begins(&self, activity: Activity, now: Moment) {
+        self.activity.store(activity as u8, Ordering::Relaxed);
         self.since.store(now, Ordering::Relaxed);
         self.quiet.store(0, Ordering::Relaxed);
     }

@@ -148,7 +148,7 @@ impl Node {
             alarm: AtomicBool::new(false),
             alarm_waker: AtomicWaker::new(),
             position: AtomicU64::new(0),
-            asked: AtomicMoment::new(Moment::NEVER),
+            asked: AtomicMoment::default(),
             lag_bytes: AtomicU64::new(0),
             lag_micros: AtomicU64::new(0),
             latency_micros: AtomicU32::new(0),

@@ -43,7 +43,6 @@ pub use errors::{ConfigError, ConfigErrors, Origin};
 pub use file::{find, load};
 pub use schema::schema;
 pub use secret::Secret;
-pub use units::micros;
 
 /// Everything the process was told, checked and with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]

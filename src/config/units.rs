@@ -108,11 +108,6 @@ fn too_large(text: &str) -> Complaint {
     Complaint::new(format!("{} is too large", shown(text)))
 }
 
-/// Whole microseconds, as times are counted and compared.
-pub fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,11 +11,11 @@ use tokio::time::timeout;
 use crate::cluster::{
     Leadership, Lineage, Lsn, Node, NodeAddress, NodeState, Role, SHARE_FULL, WriteHorizon,
 };
-use crate::config::micros;
 use crate::net::connect::resolve;
 use crate::pool::{DatabaseEntry, Topology};
 use crate::protocol::SqlState;
 use crate::server::{ConnectError, QueryError, ServerConn, ServerTarget};
+use crate::task::micros;
 
 use super::failover::Concerned;
 

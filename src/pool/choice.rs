@@ -8,9 +8,10 @@ use smallvec::SmallVec;
 
 use crate::catalog::{LearnedWrites, ResolveReason, Resolved, SearchPath, Snapshot};
 use crate::cluster::{Freshness, Node, NodeState, TableSet};
-use crate::config::{Reads, micros};
+use crate::config::Reads;
 use crate::route::{NodeView, Reason, Work};
 use crate::sql::{Effect, Statement};
+use crate::task::micros;
 
 use super::topology::DatabaseEntry;
 

@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 
 use crate::clients::ClientId;
 use crate::cluster::{Node, NodeState};
-use crate::config::{PoolSettings, micros};
+use crate::config::PoolSettings;
 use crate::server::{ConnectError, ServerConn, ServerInfo, ServerTarget};
 use crate::shard::ShardNumber;
-use crate::task::{self, Moment};
+use crate::task::{self, Moment, micros};
 
 use super::gate::{CheckoutError, Gate, Waiter, Waiting};
 use super::lease::ServerLease;
@@ -298,9 +298,7 @@ impl Pool {
         let home = object.home;
         let mut gate = self.gate.lock();
         let over = gate.total() > gate.size || gate.closed || gate.holds > 0;
-        let outdated = gate.epoch_started.is_some_and(|epoch| object.opened_at <= epoch);
-        let retired = object.retire_at.is_some_and(|at| at <= now);
-        if over || outdated || retired {
+        if over || is_old(&object, gate.epoch_started, now) {
             drop(gate);
             drop(ServerLease::new(object, Arc::clone(self)));
             return;
@@ -373,7 +371,7 @@ impl Pool {
                 self.stats.add(|stats| &stats.opened, 1);
                 let lifetime = self.settings.load().max_lifetime;
                 object.retire_at = (!lifetime.is_zero())
-                    .then(|| object.opened_at + jittered(lifetime, object.identity().id));
+                    .then(|| object.identity().opened() + jittered(lifetime, object.identity().id));
                 self.servers.lock().insert(object.identity().id, Arc::clone(&object.info));
                 {
                     let mut gate = self.gate.lock();
@@ -425,10 +423,8 @@ impl Pool {
         let mut spare = gate.total().saturating_sub(settings.min_size);
         let epoch = gate.epoch_started;
         let closing = gate.remove_idle(|connection| {
-            let retired = connection.retire_at.is_some_and(|at| at <= now)
-                || epoch.is_some_and(|epoch| connection.opened_at <= epoch);
             let unused = idle_timeout > 0 && now.micros_since(connection.idle_since) >= idle_timeout;
-            let close = retired || !connection.is_alive() || (unused && spare > 0);
+            let close = is_old(connection, epoch, now) || !connection.is_alive() || (unused && spare > 0);
             if close {
                 spare = spare.saturating_sub(1);
             }
@@ -548,6 +544,12 @@ fn take_idle(gate: &mut Gate, home: usize) -> Option<Stored> {
     let mut object = gate.take_idle(home)?;
     object.home = home;
     Some(object)
+}
+
+/// Whether its age is over, or it is of before the epoch.
+fn is_old(connection: &ServerConn, epoch: Option<Moment>, now: Moment) -> bool {
+    connection.retire_at.is_some_and(|at| at <= now)
+        || epoch.is_some_and(|epoch| connection.identity().opened() <= epoch)
 }
 
 /// Between 80 and 100 % of `lifetime`, so that connections opened together do not close together.

@@ -1,7 +1,7 @@
 //! Looks over all pools once in a while: ages, idleness, minimum sizes, averages.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::task::Moment;
 
@@ -16,9 +16,9 @@ pub async fn run(registry: Arc<PoolRegistry>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let now = Instant::now();
+        let now = Moment::now();
         for pool in registry.pools() {
-            pool.reap(Moment::of(now));
+            pool.reap(now);
             pool.open_to_minimum();
         }
         registry.roll_averages(now);

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::cluster::Node;
-use crate::config::{PoolSettings, micros};
+use crate::config::PoolSettings;
 use crate::server::ServerTarget;
+use crate::task::{Moment, micros};
 
 use super::listener::Listeners;
 use super::manager::{Pool, PoolKey};
@@ -45,7 +46,7 @@ pub struct PoolRegistry {
 /// The statistics period under way, and what the last one came to.
 #[derive(Debug, Default)]
 struct Period {
-    began: Option<Instant>,
+    began: Option<Moment>,
     totals_then: BTreeMap<String, StatsSnapshot>,
     last: BTreeMap<String, Averages>,
 }
@@ -112,18 +113,17 @@ impl PoolRegistry {
     }
 
     /// Ends a statistics period if it is time.
-    pub(super) fn roll_averages(&self, now: Instant) {
+    pub(super) fn roll_averages(&self, now: Moment) {
         let mut period = self.period.lock();
         let Some(began) = period.began else {
             period.began = Some(now);
             return;
         };
-        let length = now.saturating_duration_since(began);
-        if length < STATS_PERIOD {
+        let period_micros = now.micros_since(began);
+        if period_micros < micros(STATS_PERIOD) {
             return;
         }
         let totals = self.totals();
-        let period_micros = micros(length);
         period.last = totals
             .iter()
             .map(|(database, total)| {

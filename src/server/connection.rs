@@ -92,8 +92,6 @@ pub struct ServerConn {
     pub notifications: BytesMut,
     /// Transaction status after the last ReadyForQuery.
     pub status: TransactionStatus,
-    /// When it was opened.
-    pub opened_at: Moment,
     /// Closed at this age when idle; jittered.
     pub retire_at: Option<Moment>,
     /// When it came back to the pool.
@@ -112,7 +110,6 @@ impl ServerConn {
         Self {
             wire,
             identity: Arc::clone(&info.identity),
-            opened_at: info.identity.opened(),
             info: Arc::new(info),
             parameters,
             settings: Settings::none(),

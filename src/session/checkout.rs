@@ -12,12 +12,12 @@ use smallvec::SmallVec;
 use crate::catalog::Resolved;
 use crate::clients::{Order, WaitEnd};
 use crate::cluster::{Cluster, Lead, LeadStatus, Lsn};
-use crate::config::{Consistency, PoolMode, micros};
+use crate::config::{Consistency, PoolMode};
 use crate::pool::{CheckoutError, Pool, ServerLease};
 use crate::protocol::ErrorResponse;
 use crate::route::{self, ClusterView, Freshness, NodeView, Reason, Route, SessionView, Target, Work};
 use crate::sql::HintRole;
-use crate::task::Moment;
+use crate::task::{Moment, micros};
 
 use super::batch::Plan;
 use super::begin::Begun;
@@ -503,7 +503,7 @@ fn is_known_fresh(lease: &ServerLease, freshness: Freshness) -> Option<bool> {
     match freshness {
         Freshness::Any => Some(true),
         Freshness::NotKnownYet => Some(false),
-        Freshness::At(needed) => Some(lease.pool().node.position_since(lease.opened_at)? >= needed),
+        Freshness::At(needed) => Some(lease.pool().node.position_since(lease.identity().opened())? >= needed),
     }
 }
 

@@ -4,20 +4,17 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What moments are counted from, a microsecond before the first.
+/// The first moment.
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A point in time in whole microseconds.
 ///
 /// An `Instant` has seconds and nanoseconds apart: each difference and each conversion takes thirty instructions. What
-/// every transaction stores and compares is converted once.
+/// every transaction stores and compares is converted once. The default is before all others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
 impl Moment {
-    /// Before all others.
-    pub const NEVER: Self = Self(0);
-
     /// The present one.
     pub fn now() -> Self {
         Self::of(Instant::now())
@@ -26,8 +23,7 @@ impl Moment {
     /// That of an instant, rounded down.
     #[inline]
     pub fn of(at: Instant) -> Self {
-        let since = at.saturating_duration_since(*ORIGIN);
-        Self(1 + since.as_secs() * 1_000_000 + u64::from(since.subsec_micros()))
+        Self(micros(at.saturating_duration_since(*ORIGIN)).saturating_add(1))
     }
 
     /// As an instant.
@@ -47,11 +43,17 @@ impl Moment {
     }
 }
 
+/// Whole microseconds, as times are counted and compared.
+#[inline]
+pub fn micros(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(duration.subsec_micros()))
+}
+
 impl std::ops::Add<Duration> for Moment {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(micros(duration)))
     }
 }
 
@@ -86,12 +88,13 @@ mod tests {
     fn moments_are_instants_rounded_down() {
         let before = Instant::now();
         let (first, now) = (Moment::now(), Instant::now());
-        assert!(Moment::NEVER < first, "nothing is before that");
+        assert!(Moment::default() < first, "nothing is before that");
         let second = Moment::of(now + Duration::new(2, 3_999));
         assert_eq!(second.micros_since(Moment::of(now + Duration::from_nanos(3_999))), 2_000_000);
         assert_eq!(first.micros_since(second), 0);
         assert_eq!(Moment::of(second.instant()), second);
         assert_eq!((first + Duration::from_millis(7)).micros_since(first), 7_000);
-        assert!(Moment::NEVER < Moment::of(before), "what was before the first is as early as that");
+        assert_eq!(micros(Duration::MAX), u64::MAX);
+        assert!(Moment::default() < Moment::of(before), "what was before the first is as early as that");
     }
 }

@@ -33,9 +33,9 @@ class Variant:
         return ["cargo", "test", "--locked", "--manifest-path", SOURCE / "Cargo.toml", "--test", self.test]
 
     def run(self, target, _selection, log):
-        environ, cargo = ENVIRON, self.cargo()
+        environ, cargo = target.environment("rust", **ENVIRON), self.cargo()
         with open(log, "w") as out:
-            built = tools.bounded([*cargo, "--no-run"], SOURCE, target.environment("rust", **environ), out, 1200)
+            built = tools.bounded([*cargo, "--no-run"], SOURCE, environ, out, 1200)
         run = outcomes.Run()
         if built:
             run.add("(building)", outcomes.FAILED, log.read_text()[-3000:])
@@ -43,7 +43,7 @@ class Variant:
         target.servers.fresh_databases("rust")
         begun = time.monotonic()
         with open(log, "w") as out:
-            code = tools.bounded([*cargo, "--", "--test-threads=4"], SOURCE, target.environment("rust", **environ), out, 300)
+            code = tools.bounded([*cargo, "--", "--test-threads=4"], SOURCE, environ, out, 300)
         said = log.read_text()
         kinds = {"ok": outcomes.PASSED, "FAILED": outcomes.FAILED, "ignored": outcomes.SKIPPED}
         for name, kind in LINE.findall(said):
