@@ -10,9 +10,11 @@
 mod counted;
 mod moment;
 mod scheduling;
+mod turn;
 
 pub use counted::PerWorker;
 pub use moment::{AtomicMoment, Moment, micros};
+pub use turn::{AfterOthers, after_others};
 
 use std::cell::Cell;
 use std::future::Future;

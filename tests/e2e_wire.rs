@@ -751,6 +751,32 @@ fn what_is_no_protocol_gets_a_clear_end_and_the_process_lives() {
     assert_eq!(client.until_ready(1).len(), 4);
 }
 
+/// The second request of a pipeline waits for a server connection that another client has got in between: the answer
+/// to the first is not kept back until then.
+#[test]
+fn an_answer_does_not_wait_for_the_next_request() {
+    let database = support::database();
+    let pgweir =
+        Pgweir::start(&format!("pool: {{size: 1}}\nrouting: {{reads: primary}}\n{}", database.yaml()));
+    let mut pipeline = q("SELECT pg_sleep(0.5)").0;
+    pipeline.extend_from_slice(&q("SELECT 2").0);
+    let mut first = RawClient::login(pgweir.port, &database.name);
+    let mut other = RawClient::login(pgweir.port, &database.name);
+    first.send(&pipeline);
+    let running = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND state = 'active' AND query LIKE 'SELECT pg_sleep%'",
+        database.name
+    );
+    support::talk::until("the first request runs", || database.on(0, &running) == "1");
+    other.send(&q("BEGIN; SELECT 1").0);
+    let tags = |messages: Vec<Message>| messages.into_iter().map(|(tag, _)| tag as char).collect::<String>();
+    assert_eq!(tags(first.until_ready(1)), "TDCZ");
+    assert_eq!(tags(other.until_ready(1)), "CTDCZ");
+    other.send(&q("COMMIT").0);
+    assert_eq!(tags(other.until_ready(1)), "CZ");
+    assert_eq!(tags(first.until_ready(1)), "TDCZ");
+}
+
 /// 100,000 statements in one pipeline, sent before anything is read: no deadlock, all answered in order.
 #[test]
 fn a_long_pipeline_does_not_deadlock() {

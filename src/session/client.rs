@@ -342,7 +342,8 @@ impl ClientSession {
 
     /// Adds the bytes of this client to its database's counters.
     pub(super) fn count_bytes(&mut self, pool: &Pool) {
-        let (received, sent) = (self.wire.received, self.wire.sent);
+        // What is in the outbox is on its way.
+        let (received, sent) = (self.wire.received, self.wire.sent + self.wire.outbox.len() as u64);
         pool.stats.add(|stats| &stats.received, received - self.counted.0);
         pool.stats.add(|stats| &stats.sent, sent - self.counted.1);
         self.counted = (received, sent);

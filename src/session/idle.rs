@@ -8,6 +8,7 @@ use bytes::Buf;
 
 use crate::clients::Order;
 use crate::protocol::{FrontendTag, frame};
+use crate::task;
 
 use super::batch::{Batch, BatchEnd};
 use super::client::ClientSession;
@@ -22,15 +23,34 @@ impl ClientSession {
     /// # Cancel safety
     /// Bytes that were read stay in the inbox.
     pub(super) async fn next_batch(&mut self) -> Result<Batch, SessionError> {
+        self.send_answers().await?;
         poll_fn(|cx| self.poll_next_batch(cx)).await
     }
 
     /// The same, for a client that may rest: `None` when it has been silent for a while.
     pub(super) async fn next_batch_or_rest(&mut self) -> Result<Option<Batch>, SessionError> {
+        self.send_answers().await?;
         poll_fn(|cx| match self.poll_next_batch(cx) {
             Poll::Pending if self.handle().rests() => Poll::Ready(Ok(None)),
             Poll::Pending => Poll::Pending,
             Poll::Ready(batch) => Poll::Ready(batch.map(Some)),
+        })
+        .await
+    }
+
+    /// Sends what the last batch was answered. What the socket does not take is written while the next batch is waited
+    /// for, or answered.
+    ///
+    /// # Cancel safety
+    /// What was not written stays in the outbox.
+    async fn send_answers(&mut self) -> Result<(), SessionError> {
+        if self.wire.outbox.is_empty() {
+            return Ok(());
+        }
+        task::after_others().await;
+        poll_fn(|cx| match self.wire.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(SessionError::ClientGone(error))),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
         })
         .await
     }

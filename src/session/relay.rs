@@ -293,6 +293,7 @@ impl ClientSession {
     ) -> Result<(), SessionError> {
         lease.begin_exchange();
         self.saw_error = false;
+        task::after_others().await;
         loop {
             let result = poll_fn(|cx| self.poll_exchange(&mut lease, cx)).await;
             self.handle().clear_deadline();
@@ -395,9 +396,18 @@ impl ClientSession {
         Ok(())
     }
 
+    /// Whether the server is asked something before the connection goes back.
+    fn is_asked_more(&self, lease: &ServerLease) -> bool {
+        self.effects != SessionEffects::NONE
+            || self.listening.must_settle()
+            || self.sequenced
+            || !lease.client_names.is_empty()
+            || lease.pool().checks()
+    }
+
     fn poll_exchange(
         &mut self,
-        lease: &mut ServerConn,
+        lease: &mut ServerLease,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SessionError>> {
         self.obey_while_running(lease.identity(), cx)?;
@@ -412,16 +422,20 @@ impl ClientSession {
             if !withheld && !self.is_answered() {
                 progress |= self.poll_from_server(lease, cx)?;
             }
+            let is_over = self.is_answered() && self.send_from_inbox == 0 && lease.wire.outbox.is_empty();
+            // What is left for the client at the end is written while the connection is in the pool already.
+            if is_over && !self.is_asked_more(lease) {
+                return Poll::Ready(Ok(()));
+            }
             match self.wire.poll_flush(cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(SessionError::ClientGone(error))),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
-            // The client has taken some: the server was not asked for more, so nothing else would wake us.
-            progress |= withheld && self.wire.outbox.len() < HIGH_WATER_BYTES;
-            // What the client has not taken yet is written while the connection is in the pool already.
-            if self.is_answered() && self.send_from_inbox == 0 && lease.wire.outbox.is_empty() {
+            if is_over {
                 return Poll::Ready(Ok(()));
             }
+            // The client has taken some: the server was not asked for more, so nothing else would wake us.
+            progress |= withheld && self.wire.outbox.len() < HIGH_WATER_BYTES;
             if self.must_hear_client() {
                 progress |= self.poll_from_client(lease, cx)?;
             }
