@@ -197,6 +197,8 @@ impl ClientSession {
                     }
                 }
             };
+            // What others have sent is read first.
+            task::after_others().await;
             if !self.run_one(batch).await? {
                 return Ok(Pause::Leaves);
             }
