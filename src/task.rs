@@ -14,7 +14,7 @@ mod turn;
 
 pub use counted::PerWorker;
 pub use moment::{AtomicMoment, Moment, micros};
-pub use turn::{AfterOthers, after_others};
+pub use turn::after_others;
 
 use std::cell::Cell;
 use std::future::Future;

@@ -1,36 +1,24 @@
 //! Whose turn it is among the tasks of a worker.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::future::poll_fn;
+use std::task::Poll;
 
 /// Ready when everybody on this worker who is ready now has had a turn.
 ///
-/// What several sessions have to send is sent then, one after the other: until then the code that makes it is executed
-/// for one session after the other, and finds itself in the processor's cache. The kernel's way of sending, which is
-/// longer than a cache, would drive it out each time.
-pub fn after_others() -> AfterOthers {
-    AfterOthers { has_waited: false }
-}
-
-/// What [`after_others`] returns.
-#[derive(Debug)]
-#[must_use = "futures do nothing unless polled"]
-pub struct AfterOthers {
-    has_waited: bool,
-}
-
-impl Future for AfterOthers {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.has_waited, true) {
+/// Several sessions that are ready do what is alike one after the other in this way: all read, all find out what was read,
+/// all send. The code for it is executed again and again while it is in the processor's cache. The kernel's way of sending, which
+/// is longer than a cache, would drive it out each time.
+pub async fn after_others() {
+    let mut has_waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut has_waited, true) {
             return Poll::Ready(());
         }
         // To the end of the worker's queue, in front of its look at the sockets (`yield_now` would be behind that).
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
+    })
+    .await;
 }
 
 #[cfg(test)]
